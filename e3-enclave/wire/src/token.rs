@@ -1,0 +1,158 @@
+//! The text form of a token: `e3v1.<role>.<type>.<base64url>.` (SPEC.md, "Token text").
+
+use crate::name::{Role, ValueType};
+use base64ct::{Base64UrlUnpadded, Encoding};
+
+/// What every token starts with.
+pub const PREFIX: &[u8] = b"e3v1.";
+
+/// Bytes of a sealed binary beside its ciphertext: suite, kid, time, salt, commitment, tag.
+pub const BINARY_OVERHEAD: usize = 1 + 4 + 4 + 24 + 32 + 16;
+
+/// Longest token text: prefix, role, type, the base64url of the largest sealed binary, four dots.
+pub const MAX_TOKEN_TEXT: usize = PREFIX.len() + 21 + 2 + (crate::MAX_VALUE + BINARY_OVERHEAD).div_ceil(3) * 4 + 1;
+
+/// Text that is no token. Never says more: the parts are an attacker's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// Not of the form of a token, or not in its one canonical spelling.
+    #[error("not a token")]
+    NotAToken,
+}
+
+/// A token's text, taken apart. That it reads says nothing about whether it is genuine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenText<'a> {
+    /// The role that the token claims.
+    pub role: Role,
+    /// The type that the token claims.
+    pub value_type: ValueType,
+    /// The base64url text of the sealed binary; its alphabet is checked, its canonical form only by [`TokenText::decode`].
+    pub base64: &'a str,
+}
+
+impl<'a> TokenText<'a> {
+    /// Reads text that is exactly one token.
+    ///
+    /// # Errors
+    /// The text is no token.
+    pub fn parse(text: &'a [u8]) -> Result<Self, TokenError> {
+        match Self::parse_prefix(text) {
+            Some((token, used)) if used == text.len() => Ok(token),
+            _ => Err(TokenError::NotAToken),
+        }
+    }
+
+    /// Reads the token that starts at the first byte, if one does, and the number of bytes it takes.
+    #[must_use]
+    pub fn parse_prefix(text: &'a [u8]) -> Option<(Self, usize)> {
+        let rest = text.strip_prefix(PREFIX)?;
+        // A role has at most 20 bytes: look no further for its dot.
+        let dot = rest.iter().take(21).position(|b| *b == b'.')?;
+        let role = Role::parse(&rest[..dot]).ok()?;
+        let rest = &rest[dot + 1..];
+        let [letter, b'.', body @ ..] = rest else { return None };
+        let value_type = ValueType::from_letter(*letter).ok()?;
+        let end = body.iter().position(|b| !is_base64url(*b))?;
+        if end == 0 || body[end] != b'.' {
+            return None;
+        }
+        let base64 = std::str::from_utf8(&body[..end]).ok()?;
+        let used = PREFIX.len() + dot + 1 + 2 + end + 1;
+        (used <= MAX_TOKEN_TEXT).then_some((Self { role, value_type, base64 }, used))
+    }
+
+    /// Finds the first token at or after `from` and the range of bytes it takes.
+    #[must_use]
+    pub fn find(text: &'a [u8], mut from: usize) -> Option<(Self, std::ops::Range<usize>)> {
+        while let Some(at) = text.get(from..).and_then(|t| memchr::memmem::find(t, PREFIX)) {
+            let start = from + at;
+            if let Some((token, used)) = Self::parse_prefix(&text[start..]) {
+                return Some((token, start..start + used));
+            }
+            from = start + 1;
+        }
+        None
+    }
+
+    /// The sealed binary.
+    ///
+    /// # Errors
+    /// The base64url has padding, unused bits that are set, or an impossible length.
+    pub fn decode(&self) -> Result<Vec<u8>, TokenError> {
+        Base64UrlUnpadded::decode_vec(self.base64).map_err(|_| TokenError::NotAToken)
+    }
+}
+
+fn is_base64url(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b == b'-' || b == b'_'
+}
+
+/// Number of bytes that [`write`] appends for a sealed binary of `binary_len` bytes.
+#[must_use]
+pub fn text_len(role: Role, binary_len: usize) -> usize {
+    PREFIX.len() + role.as_bytes().len() + 1 + 2 + (binary_len * 4).div_ceil(3) + 1
+}
+
+/// Appends the text form of a sealed binary.
+pub fn write(role: Role, value_type: ValueType, binary: &[u8], out: &mut Vec<u8>) {
+    out.reserve(text_len(role, binary.len()));
+    out.extend_from_slice(PREFIX);
+    out.extend_from_slice(role.as_bytes());
+    out.extend_from_slice(&[b'.', value_type.letter(), b'.']);
+    let start = out.len();
+    let len = Base64UrlUnpadded::encoded_len(binary);
+    out.resize(start + len, 0);
+    // The buffer has exactly the length that the encoder asked for, so it cannot be too short.
+    let written = Base64UrlUnpadded::encode(binary, &mut out[start..]).map_or(0, str::len);
+    debug_assert_eq!(written, len);
+    out.push(b'.');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(binary: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        write(Role::parse("card-number").unwrap(), ValueType::String, binary, &mut out);
+        out
+    }
+
+    #[test]
+    fn text_reads_back_and_has_the_announced_length() {
+        for len in [0usize, 1, 2, 3, 80, 81, 82, 1000] {
+            let binary: Vec<u8> = (0..len).map(|i| i as u8).collect();
+            let text = sample(&binary);
+            assert_eq!(text.len(), text_len(Role::parse("card-number").unwrap(), len));
+            if len > 0 {
+                assert_eq!(TokenText::parse(&text).unwrap().decode().unwrap(), binary);
+            }
+        }
+    }
+
+    #[test]
+    fn non_canonical_base64url_is_refused() {
+        // One byte 0x00 is "AA"; "AB" sets unused bits and decodes leniently to the same byte.
+        let token = b"e3v1.r.s.AB.";
+        assert_eq!(TokenText::parse(token).unwrap().decode(), Err(TokenError::NotAToken));
+        for bad in
+            ["e3v1.r.s.AA", "e3v1.r.s..", "e3v1.r.x.AA.", "e3v1.R.s.AA.", "e3v1..s.AA.", "e3v1.r.s.A=.", "E3v1.r.s.AA."]
+        {
+            assert!(TokenText::parse(bad.as_bytes()).is_err(), "{bad}");
+        }
+        assert!(TokenText::parse(b"e3v1.r.s.AA. ").is_err());
+        assert_eq!(TokenText::parse(b"e3v1.r.s.A.").unwrap().decode(), Err(TokenError::NotAToken));
+    }
+
+    #[test]
+    fn tokens_are_found_inside_text_and_after_false_starts() {
+        let text = b"e3v1.e3v1.r.s.AA. x e3v1.nope y e3v1.q.n.AAAA.z";
+        let (first, range) = TokenText::find(text, 0).unwrap();
+        assert_eq!((first.role.as_str(), range.clone()), ("r", 5..17));
+        let (second, range) = TokenText::find(text, range.end).unwrap();
+        assert_eq!((second.role.as_str(), &text[range.clone()]), ("q", &b"e3v1.q.n.AAAA."[..]));
+        assert_eq!(TokenText::find(text, range.end), None);
+        assert_eq!(TokenText::find(text, text.len() + 1), None);
+    }
+}
