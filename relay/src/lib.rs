@@ -1,1 +1,15 @@
-//! Placeholder.
+//! The inbound and the outbound encryption relay.
+//!
+//! Journey of a message, in the order of the modules:
+//!
+//! 1. [`config`]: the rules file, read raw, then resolved into types that cannot be wrong;
+//! 2. [`rules`]: which rules a request meets, and what they plan for its bodies;
+//! 3. [`body`]: holds a ruled body whole, replaces every planned value, and only then yields a [`body::Sealed`];
+//! 4. [`error`]: every cause for which a message is refused.
+
+pub mod body;
+pub mod config;
+pub mod error;
+pub mod rules;
+
+pub use error::Failure;

@@ -1,0 +1,227 @@
+//! The configuration after every check: the types that the rest of the relay works with.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use e3_link::Endpoint;
+use e3_wire::App;
+
+use crate::rules::route::{Rule, RuleSet};
+
+/// A whole rules file that passed every check.
+#[derive(Debug)]
+pub struct Config {
+    /// Where the engine is and how long it may take.
+    pub engine: Engine,
+    /// Inbound listeners, one for each address.
+    pub inbound: Vec<Listener>,
+    /// Outbound listeners, one for each address.
+    pub outbound: Vec<Listener>,
+    /// The admin listener.
+    pub admin: Admin,
+    /// How the log is written.
+    pub log: LogFormat,
+    /// Number of worker threads; `None` is one for each core.
+    pub threads: Option<usize>,
+    /// Longest time that connections may take to finish when the relay drains.
+    pub grace: Duration,
+    /// SHA-256 of the file's bytes, for `/status` and the audit.
+    pub hash: [u8; 32],
+}
+
+/// The engine as the relay sees it.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    /// Where it listens; several are alternatives.
+    pub endpoints: Vec<Endpoint>,
+    /// The tenant that owns the keys.
+    pub app: App,
+    /// Total time of one call.
+    pub timeout: Duration,
+    /// Connections of each worker thread to each endpoint.
+    pub connections: usize,
+    /// Whether a plain, unattested link is accepted.
+    pub development: bool,
+}
+
+/// One address on which sites are served.
+#[derive(Debug)]
+pub struct Listener {
+    /// The address to bind.
+    pub listen: SocketAddr,
+    /// Which way the requests of this listener go.
+    pub side: Side,
+    /// The sites by host; a request for any other host is answered 421.
+    pub sites: HostTable,
+    /// Limits of the connections.
+    pub limits: ConnectionLimits,
+}
+
+/// Which relay a listener belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Reverse proxy in front of the company's own backend.
+    Inbound,
+    /// Proxy from the company's backend to third parties.
+    Outbound,
+}
+
+/// Sites by host name: exact names first, then the longest `*.suffix`.
+#[derive(Debug, Default)]
+pub struct HostTable {
+    pub(crate) exact: std::collections::HashMap<Box<str>, Arc<Site>>,
+    /// Suffixes with their leading dot, longest first.
+    pub(crate) suffixes: Vec<(Box<str>, Arc<Site>)>,
+}
+
+impl HostTable {
+    /// The site of a host name: lower case, without port, without trailing dot.
+    #[must_use]
+    pub fn get(&self, host: &str) -> Option<&Arc<Site>> {
+        self.exact.get(host).or_else(|| {
+            self.suffixes
+                .iter()
+                .find(|(suffix, _)| host.len() > suffix.len() && host.ends_with(&**suffix))
+                .map(|(_, site)| site)
+        })
+    }
+
+    /// Every site once.
+    pub fn sites(&self) -> impl Iterator<Item = &Arc<Site>> {
+        let mut seen = std::collections::HashSet::new();
+        self.exact.values().chain(self.suffixes.iter().map(|(_, s)| s)).filter(move |s| seen.insert(Arc::as_ptr(s)))
+    }
+}
+
+/// A backend behind the inbound relay, or a destination of the outbound relay.
+#[derive(Debug)]
+pub struct Site {
+    /// Name in logs and metrics: the first host as written in the file.
+    pub name: Box<str>,
+    /// The hosts as written in the file.
+    pub hosts: Vec<Box<str>>,
+    /// Where its requests go.
+    pub upstream: Upstream,
+    /// Its rules and what happens to requests that meet none.
+    pub rules: RuleSet,
+    /// Sizes and times.
+    pub limits: MessageLimits,
+    /// Whether answers carry `Server-Timing` (relay, engine, upstream).
+    pub server_timing: bool,
+    /// Whether header names with `_` are let through.
+    pub underscore_headers: bool,
+}
+
+impl Site {
+    /// The rules in the order of the file.
+    #[must_use]
+    pub fn rules(&self) -> &[Rule] {
+        self.rules.rules()
+    }
+}
+
+/// Where a site's requests go.
+#[derive(Debug, Clone)]
+pub struct Upstream {
+    /// At least one; several are balanced.
+    pub servers: Vec<Server>,
+    /// TLS towards the servers; `None` is plain.
+    pub tls: Option<UpstreamTls>,
+    /// The `Host` that is sent: `None` keeps the client's.
+    pub host: Option<Box<str>>,
+    /// Path in front of the request's own, without trailing slash; often empty.
+    pub base_path: Box<str>,
+    /// How the servers' health is checked.
+    pub health: Option<HealthCheck>,
+    /// Most idle connections kept for each server.
+    pub pool_idle: usize,
+    /// How long an idle connection is kept.
+    pub pool_idle_timeout: Duration,
+}
+
+/// One server of an upstream. The name is resolved at run time, off the request path where it can be.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Server {
+    /// Host name or address literal.
+    pub host: Box<str>,
+    /// Port.
+    pub port: u16,
+}
+
+/// TLS towards an upstream. Verification is always on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// The name that is verified and sent as SNI.
+    pub server_name: Box<str>,
+    /// PEM file of the only authorities that are trusted; `None` trusts the system's.
+    pub ca: Option<PathBuf>,
+}
+
+/// An active health check: TCP connect, or an HTTP GET that must answer 2xx.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// Path of the GET; `None` only connects.
+    pub path: Option<Box<str>>,
+    /// Time between checks.
+    pub interval: Duration,
+    /// Time one check may take.
+    pub timeout: Duration,
+    /// Checks in a row that turn a server off.
+    pub unhealthy: usize,
+    /// Checks in a row that turn it on again.
+    pub healthy: usize,
+}
+
+/// Sizes and total times of one message. All times are totals, not per read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MessageLimits {
+    /// Most bytes of a ruled body, request or response; over it 413 or 502.
+    pub body: usize,
+    /// Time for a held request body, from the end of its head.
+    pub body_time: Duration,
+    /// Time to connect to the upstream, TLS included.
+    pub connect_time: Duration,
+    /// Time for the upstream's response head, from the end of the request.
+    pub response_time: Duration,
+    /// Time for a held response body, from the end of its head.
+    pub response_body_time: Duration,
+    /// Longest time without a byte in a streamed body.
+    pub stream_idle: Duration,
+    /// Total time of a streamed body.
+    pub stream_time: Duration,
+}
+
+/// Limits of the connections of a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnectionLimits {
+    /// Time for a request head, from its first byte (or from accept for the first).
+    pub head_time: Duration,
+    /// Time that a connection may idle between requests.
+    pub idle_time: Duration,
+    /// Most bytes of a request head.
+    pub head_bytes: usize,
+    /// Most header fields of a request.
+    pub head_fields: usize,
+    /// Most connections at once; further ones are closed at accept.
+    pub connections: usize,
+    /// Most connections at once from one client address.
+    pub connections_per_client: usize,
+}
+
+/// The admin listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Admin {
+    /// Address, loopback unless the file says otherwise; `None` is off.
+    pub listen: Option<SocketAddr>,
+}
+
+/// How the log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One readable line each.
+    Human,
+    /// One JSON object each.
+    Json,
+}

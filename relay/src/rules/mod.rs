@@ -1,0 +1,5 @@
+//! Which rules a request meets, and what they plan for its bodies.
+
+pub mod action;
+pub mod plan;
+pub mod route;

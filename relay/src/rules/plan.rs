@@ -1,0 +1,33 @@
+//! What the rules that a message meets do to its body, compiled into one scan.
+
+use json_span::{Program, Selector};
+
+use super::action::Action;
+
+/// The actions of all rules that one body meets, compiled into one scan.
+#[derive(Debug)]
+pub struct Plan {
+    program: Program,
+    actions: Box<[Action]>,
+}
+
+impl Plan {
+    /// Compiles the actions, in the order of the rules.
+    #[must_use]
+    pub fn new(actions: Vec<Action>) -> Self {
+        let program = Program::new(actions.iter().map(|a| Selector::clone(&a.selector)).collect());
+        Self { program, actions: actions.into() }
+    }
+
+    /// The compiled selectors; the selector of a hit is an index into [`Plan::actions`].
+    #[must_use]
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
+    /// The actions, in the order of the rules.
+    #[must_use]
+    pub fn actions(&self) -> &[Action] {
+        &self.actions
+    }
+}
