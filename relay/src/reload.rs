@@ -1,0 +1,453 @@
+//! The rules in force, and how newer ones take their place.
+//!
+//! A reload is all or nothing: the whole file is read, checked and built into a new state, and only then one pointer is swapped. Whatever fails, the old
+//! rules stay, and the log, `/status` and a metric say so. A message keeps the state it started with to its end.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::{ArcSwap, Guard};
+use async_trait::async_trait;
+use notify::event::{AccessKind, AccessMode};
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use pingora_core::server::ShutdownWatch;
+use pingora_core::services::background::BackgroundService;
+use sha2::{Digest, Sha256};
+use tokio::sync::mpsc;
+
+use crate::config::resolved::{Config, LogFormat, Side};
+use crate::metrics::{ReloadOutcome, SharedMetrics};
+
+/// Quiet time after the last change in the file's folder before the file is read: editors and deployment tools write in several steps.
+const QUIET: Duration = Duration::from_millis(250);
+
+/// Longest wait for that quiet: other files of the folder may change all the time.
+const RESTLESS: Duration = Duration::from_secs(2);
+
+/// The state in force. Readers take it without waiting.
+#[derive(Debug)]
+pub struct Live<S>(ArcSwap<S>);
+
+impl<S> Live<S> {
+    /// Starts with a first state.
+    #[must_use]
+    pub fn new(state: Arc<S>) -> Self {
+        Self(ArcSwap::new(state))
+    }
+
+    /// The state in force now: a message takes it once, at its start. To keep it across an await, make it an `Arc` with [`Live::hold`].
+    pub fn current(&self) -> Guard<Arc<S>> {
+        self.0.load()
+    }
+
+    /// The state in force now, held as long as the caller likes.
+    #[must_use]
+    pub fn hold(&self) -> Arc<S> {
+        self.0.load_full()
+    }
+
+    fn replace(&self, state: Arc<S>) {
+        self.0.store(state);
+    }
+}
+
+/// What a running process cannot change: sockets are bound, threads run and the log is set up before the first message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fixed {
+    listeners: BTreeSet<(SocketAddr, &'static str)>,
+    admin: Option<SocketAddr>,
+    threads: Option<usize>,
+    log: &'static str,
+}
+
+impl Fixed {
+    /// The part of a configuration that needs a restart.
+    #[must_use]
+    pub fn of(config: &Config) -> Self {
+        Self {
+            listeners: config
+                .inbound
+                .iter()
+                .chain(&config.outbound)
+                .map(|listener| {
+                    (
+                        listener.listen,
+                        match listener.side {
+                            Side::Inbound => "inbound",
+                            Side::Outbound => "outbound",
+                        },
+                    )
+                })
+                .collect(),
+            admin: config.admin.listen,
+            threads: config.threads,
+            log: match config.log {
+                LogFormat::Human => "human",
+                LogFormat::Json => "json",
+            },
+        }
+    }
+
+    /// What differs, as sentences for the operator; empty if nothing does.
+    fn changes(&self, new: &Self) -> Vec<String> {
+        let mut changes = Vec::new();
+        for (address, side) in new.listeners.difference(&self.listeners) {
+            changes.push(format!("{side} listener {address} is new"));
+        }
+        for (address, side) in self.listeners.difference(&new.listeners) {
+            changes.push(format!("{side} listener {address} is gone"));
+        }
+        if self.admin != new.admin {
+            let name =
+                |admin: Option<SocketAddr>| admin.map_or_else(|| "off".to_owned(), |address| address.to_string());
+            changes.push(format!("the admin listener moves from {} to {}", name(self.admin), name(new.admin)));
+        }
+        if self.threads != new.threads {
+            changes.push("the number of threads changes".to_owned());
+        }
+        if self.log != new.log {
+            changes.push(format!("the log's format changes from {} to {}", self.log, new.log));
+        }
+        changes
+    }
+}
+
+/// A rules file that passed every check, built and ready to take effect.
+#[derive(Debug)]
+pub struct Candidate<S> {
+    /// What the data path works with.
+    pub state: Arc<S>,
+    /// SHA-256 of the file's bytes.
+    pub hash: [u8; 32],
+    /// What it says about things that need a restart.
+    pub fixed: Fixed,
+    /// What the operator should know, although the file is good.
+    pub warnings: Vec<String>,
+}
+
+/// Reads, checks and builds the rules file. An error is the whole report for people: every fault with its place and hint.
+pub type Load<S> = Box<dyn Fn() -> Result<Candidate<S>, String> + Send + Sync>;
+
+/// What `/status` says about the rules file.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    /// SHA-256 of the file in force, hexadecimal.
+    pub hash: String,
+    /// When the file in force was loaded.
+    pub loaded: SystemTime,
+    /// The last reload, `None` before the first.
+    pub last: Option<Attempt>,
+}
+
+/// One reload.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    /// When it ended.
+    pub at: SystemTime,
+    /// How it ended.
+    pub outcome: ReloadOutcome,
+    /// Every fault, where it was refused.
+    pub report: Option<String>,
+}
+
+/// Replaces the rules in force on request.
+pub struct Reloader<S> {
+    file: PathBuf,
+    load: Load<S>,
+    live: Arc<Live<S>>,
+    fixed: Fixed,
+    metrics: SharedMetrics,
+    standing: Mutex<Standing>,
+}
+
+impl<S> std::fmt::Debug for Reloader<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reloader").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+impl<S> Reloader<S> {
+    /// Loads the file for the first time.
+    ///
+    /// # Errors
+    /// The report of the loader.
+    pub fn start(file: PathBuf, metrics: SharedMetrics, load: Load<S>) -> Result<Self, String> {
+        let first = load()?;
+        log_warnings(&first.warnings);
+        let standing = Standing { hash: hexadecimal(&first.hash), loaded: SystemTime::now(), last: None };
+        metrics.config_in_force(&standing.hash, unix_seconds(standing.loaded));
+        Ok(Self {
+            file,
+            load,
+            live: Arc::new(Live::new(first.state)),
+            fixed: first.fixed,
+            metrics,
+            standing: Mutex::new(standing),
+        })
+    }
+
+    /// The rules in force, for the data path.
+    #[must_use]
+    pub fn live(&self) -> &Arc<Live<S>> {
+        &self.live
+    }
+
+    /// The rules file.
+    #[must_use]
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// What `/status` says about the rules file.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reads the file again and puts it in force, or keeps the old rules and says why.
+    pub fn reload(&self) -> ReloadOutcome {
+        let loaded = (self.load)().and_then(|candidate| {
+            let changes = self.fixed.changes(&candidate.fixed);
+            if changes.is_empty() {
+                Ok(candidate)
+            } else {
+                Err(format!("these changes need a restart, so nothing of the file is applied: {}", changes.join("; ")))
+            }
+        });
+        let at = SystemTime::now();
+        let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcome = match loaded {
+            Ok(candidate) => {
+                self.live.replace(candidate.state);
+                standing.hash = hexadecimal(&candidate.hash);
+                standing.loaded = at;
+                standing.last = Some(Attempt { at, outcome: ReloadOutcome::Applied, report: None });
+                self.metrics.config_in_force(&standing.hash, unix_seconds(at));
+                log_warnings(&candidate.warnings);
+                tracing::info!(file = %self.file.display(), hash = standing.hash, "rules reloaded");
+                ReloadOutcome::Applied
+            }
+            Err(report) => {
+                tracing::error!(
+                    file = %self.file.display(),
+                    in_force = standing.hash,
+                    "reload refused, the old rules stay in force:\n{report}"
+                );
+                standing.last = Some(Attempt { at, outcome: ReloadOutcome::Refused, report: Some(report) });
+                ReloadOutcome::Refused
+            }
+        };
+        self.metrics.reloaded(outcome);
+        outcome
+    }
+}
+
+fn log_warnings(warnings: &[String]) {
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Seconds since the Unix epoch.
+pub(crate) fn unix_seconds(time: SystemTime) -> f64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+/// Reloads on SIGHUP, and when the file's bytes change.
+///
+/// The folder is watched and not the file: editors replace a file by renaming another over it, and Kubernetes swaps a link beside it; a watch on the file itself
+/// would follow the old one. Where the file is a link, the folder it leads to is watched as well.
+#[derive(Debug)]
+pub struct ReloadService<S>(pub Arc<Reloader<S>>);
+
+#[async_trait]
+impl<S: Send + Sync + 'static> BackgroundService for ReloadService<S> {
+    async fn start(&self, mut shutdown: ShutdownWatch) {
+        let mut hangup = match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()) {
+            Ok(signal) => signal,
+            Err(error) => {
+                tracing::error!(%error, "SIGHUP cannot be received; rules are not reloaded");
+                return;
+            }
+        };
+        let mut tried = digest(self.0.file());
+        let mut folders = Folders::new(self.0.file());
+        loop {
+            tokio::select! {
+                _ = shutdown.changed() => return,
+                _ = hangup.recv() => {
+                    tried = digest(self.0.file());
+                    self.0.reload();
+                }
+                () = folders.quiet_after_change() => {
+                    folders.watch(self.0.file());
+                    let now = digest(self.0.file());
+                    if now != tried {
+                        tried = now;
+                        self.0.reload();
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// SHA-256 of the file, `None` while it cannot be read.
+fn digest(file: &Path) -> Option<[u8; 32]> {
+    std::fs::read(file).ok().map(|bytes| Sha256::digest(bytes).into())
+}
+
+/// The watched folders and their changes.
+struct Folders {
+    watcher: Option<RecommendedWatcher>,
+    watched: BTreeSet<PathBuf>,
+    changes: mpsc::Receiver<()>,
+}
+
+impl Folders {
+    fn new(file: &Path) -> Self {
+        // One waiting change stands for any number of them.
+        let (sender, changes) = mpsc::channel(1);
+        let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+            let reading = matches!(&event, Ok(Event { kind: EventKind::Access(access), .. }) if *access != AccessKind::Close(AccessMode::Write));
+            if !reading {
+                let _ = sender.try_send(());
+            }
+        });
+        let watcher = watcher
+            .inspect_err(|error| tracing::warn!(%error, "file changes cannot be watched; SIGHUP reloads the rules"))
+            .ok();
+        let mut folders = Self { watcher, watched: BTreeSet::new(), changes };
+        folders.watch(file);
+        folders
+    }
+
+    /// Watches the file's folder and the one its link leads to now.
+    fn watch(&mut self, file: &Path) {
+        let Some(watcher) = &mut self.watcher else { return };
+        let target = file.canonicalize().ok();
+        let wanted: BTreeSet<PathBuf> = [Some(file), target.as_deref()]
+            .into_iter()
+            .flatten()
+            .filter_map(|path| path.parent())
+            .map(|folder| if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder.to_owned() })
+            .collect();
+        // A folder that was deleted has lost its watch, also when another of its name is there now: only those that stay are kept.
+        for gone in self.watched.difference(&wanted) {
+            let _ = watcher.unwatch(gone);
+        }
+        self.watched = wanted
+            .into_iter()
+            .filter(|folder| {
+                let watching = watcher.watch(folder, RecursiveMode::NonRecursive);
+                if let Err(error) = &watching {
+                    tracing::warn!(folder = %folder.display(), %error, "folder cannot be watched; SIGHUP reloads the rules");
+                }
+                watching.is_ok()
+            })
+            .collect();
+    }
+
+    /// Returns when something changed and then nothing did for [`QUIET`]. Safe to cancel: at worst a quiet time starts anew.
+    async fn quiet_after_change(&mut self) {
+        if self.changes.recv().await.is_none() {
+            // Without a watcher nothing is ever sent.
+            std::future::pending::<()>().await;
+        }
+        let latest = tokio::time::Instant::now() + RESTLESS;
+        loop {
+            let quiet = (tokio::time::Instant::now() + QUIET).min(latest);
+            if !matches!(tokio::time::timeout_at(quiet, self.changes.recv()).await, Ok(Some(()))) {
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+
+    fn fixed(listen: &str) -> Fixed {
+        Fixed {
+            listeners: BTreeSet::from([(listen.parse().unwrap(), "inbound")]),
+            admin: None,
+            threads: None,
+            log: "human",
+        }
+    }
+
+    /// A rules file that holds one number is good; its state is that number.
+    fn reloader(file: &Path, listen: impl Fn() -> String + Send + Sync + 'static) -> Reloader<u32> {
+        let path = file.to_owned();
+        let load: Load<u32> = Box::new(move || {
+            let bytes = std::fs::read(&path).map_err(|error| error.to_string())?;
+            let number =
+                String::from_utf8_lossy(&bytes).trim().parse().map_err(|_| "line 1: not a number".to_owned())?;
+            Ok(Candidate {
+                state: Arc::new(number),
+                hash: Sha256::digest(bytes).into(),
+                fixed: fixed(&listen()),
+                warnings: Vec::new(),
+            })
+        });
+        Reloader::start(file.to_owned(), Arc::new(Metrics::new().unwrap()), load).unwrap()
+    }
+
+    #[test]
+    fn a_bad_file_keeps_the_old_rules_and_says_why() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("relay.yaml");
+        std::fs::write(&file, "1").unwrap();
+        let reloader = reloader(&file, || "127.0.0.1:1".to_owned());
+        let before = reloader.standing().hash;
+        std::fs::write(&file, "one").unwrap();
+        assert_eq!(reloader.reload(), ReloadOutcome::Refused);
+        assert_eq!(**reloader.live().current(), 1);
+        let standing = reloader.standing();
+        assert_eq!(standing.hash, before);
+        assert_eq!(standing.last.unwrap().report.as_deref(), Some("line 1: not a number"));
+        std::fs::write(&file, "2").unwrap();
+        assert_eq!(reloader.reload(), ReloadOutcome::Applied);
+        assert_eq!(**reloader.live().current(), 2);
+        assert_ne!(reloader.standing().hash, before);
+    }
+
+    #[test]
+    fn a_change_that_needs_a_restart_applies_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("relay.yaml");
+        std::fs::write(&file, "1").unwrap();
+        let loads = std::sync::atomic::AtomicU16::new(1);
+        let reloader =
+            reloader(&file, move || format!("127.0.0.1:{}", loads.fetch_add(1, std::sync::atomic::Ordering::SeqCst)));
+        std::fs::write(&file, "2").unwrap();
+        assert_eq!(reloader.reload(), ReloadOutcome::Refused);
+        assert_eq!(**reloader.live().current(), 1);
+        let report = reloader.standing().last.unwrap().report.unwrap();
+        assert!(report.contains("inbound listener 127.0.0.1:2 is new"), "{report}");
+        assert!(report.contains("inbound listener 127.0.0.1:1 is gone"), "{report}");
+        assert!(report.contains("restart"), "{report}");
+    }
+
+    #[test]
+    fn a_message_keeps_the_rules_it_started_with() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("relay.yaml");
+        std::fs::write(&file, "1").unwrap();
+        let reloader = reloader(&file, || "127.0.0.1:1".to_owned());
+        let held = reloader.live().hold();
+        std::fs::write(&file, "2").unwrap();
+        reloader.reload();
+        assert_eq!(*held, 1);
+        assert_eq!(*reloader.live().hold(), 2);
+    }
+}
