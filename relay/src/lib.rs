@@ -7,12 +7,13 @@
 //! 3. [`body`]: holds a ruled body whole, replaces every planned value, and only then yields a [`body::Sealed`];
 //! 4. [`error`]: every cause for which a message is refused.
 //!
-//! Around it: [`reload`] holds the rules in force and replaces them, [`metrics`] and [`log`] tell what happened, [`admin`] shows it.
+//! Around it: [`lifecycle`] binds, drains and hands over, [`reload`] holds the rules in force and replaces them, [`metrics`] and [`log`] tell what happened, [`admin`] shows it.
 
 pub mod admin;
 pub mod body;
 pub mod config;
 pub mod error;
+pub mod lifecycle;
 pub mod log;
 pub mod metrics;
 pub mod reload;
