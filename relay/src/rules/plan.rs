@@ -9,6 +9,7 @@ use super::action::Action;
 pub struct Plan {
     program: Program,
     actions: Box<[Action]>,
+    has_required: bool,
 }
 
 impl Plan {
@@ -16,7 +17,8 @@ impl Plan {
     #[must_use]
     pub fn new(actions: Vec<Action>) -> Self {
         let program = Program::new(actions.iter().map(|a| Selector::clone(&a.selector)).collect());
-        Self { program, actions: actions.into() }
+        let has_required = actions.iter().any(|a| a.required);
+        Self { program, actions: actions.into(), has_required }
     }
 
     /// The compiled selectors; the selector of a hit is an index into [`Plan::actions`].
@@ -29,5 +31,11 @@ impl Plan {
     #[must_use]
     pub fn actions(&self) -> &[Action] {
         &self.actions
+    }
+
+    /// Whether a message without some selection is refused.
+    #[must_use]
+    pub fn has_required(&self) -> bool {
+        self.has_required
     }
 }

@@ -1,0 +1,13 @@
+//! A ruled body is held whole, every planned value in it is replaced, and only then a [`Sealed`] exists that can be sent.
+//!
+//! 1. [`select`]: one strict scan finds the values that the plan claims, and settles which action each gets;
+//! 2. [`transform`]: asks the engine once for all of them, and splices its answers in;
+//! 3. [`sealed`]: the only type that the exchange can send.
+
+pub mod sealed;
+pub mod select;
+mod tokens;
+pub mod transform;
+
+pub use sealed::{Outgoing, Sealed};
+pub use transform::{FieldOutcome, Report, Transformed, transform};

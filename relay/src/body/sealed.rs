@@ -1,0 +1,92 @@
+//! The only bodies that can be sent: fail closed by type.
+//!
+//! A [`Sealed`] is made in exactly three ways: the rules proved that they do not select the message ([`Sealed::untouched`]),
+//! there is no body ([`Sealed::none`]), or every planned value was replaced (by [`super::transform`], through [`Replaced`]).
+//! It is not `Clone`, and a retry can send nothing but what it holds.
+
+use bytes::Bytes;
+
+use crate::rules::route::Unruled;
+
+/// A body that may leave the relay. `S` is the stream of an untouched body.
+pub struct Sealed<S>(Inner<S>);
+
+enum Inner<S> {
+    None,
+    Whole(Bytes),
+    Stream(Option<S>),
+}
+
+/// What one attempt sends.
+pub enum Outgoing<S> {
+    /// No body.
+    None,
+    /// These bytes, with their exact `Content-Length`.
+    Whole(Bytes),
+    /// A stream that no rule selects, framed as it came.
+    Stream(S),
+}
+
+/// Proof that every planned value of a body was replaced, with the text that came of it. Made only by [`super::transform`].
+pub(super) struct Replaced(Bytes);
+
+impl Replaced {
+    /// Takes the text after the splice of *all* planned edits.
+    pub(super) fn all(text: Bytes) -> Self {
+        Self(text)
+    }
+}
+
+impl<S> Sealed<S> {
+    /// A body that no rule selects; it streams through as it is.
+    #[must_use]
+    pub fn untouched(_proof: Unruled, stream: S) -> Self {
+        Self(Inner::Stream(Some(stream)))
+    }
+
+    /// No body at all: nothing that could leak.
+    #[must_use]
+    pub fn none() -> Self {
+        Self(Inner::None)
+    }
+
+    pub(super) fn replaced(proof: Replaced) -> Self {
+        Self(Inner::Whole(proof.0))
+    }
+
+    /// Exact length in bytes, unless the body streams.
+    #[must_use]
+    pub fn content_length(&self) -> Option<usize> {
+        match &self.0 {
+            Inner::None => Some(0),
+            Inner::Whole(bytes) => Some(bytes.len()),
+            Inner::Stream(_) => None,
+        }
+    }
+
+    /// Whether [`Sealed::send`] can be called again for another attempt.
+    #[must_use]
+    pub fn is_replayable(&self) -> bool {
+        !matches!(self.0, Inner::Stream(_))
+    }
+
+    /// What the next attempt sends; `None` when the stream was handed out already.
+    pub fn send(&mut self) -> Option<Outgoing<S>> {
+        match &mut self.0 {
+            Inner::None => Some(Outgoing::None),
+            Inner::Whole(bytes) => Some(Outgoing::Whole(bytes.clone())),
+            Inner::Stream(stream) => stream.take().map(Outgoing::Stream),
+        }
+    }
+}
+
+// A body may be plaintext for the next hop, so only its shape is shown.
+impl<S> std::fmt::Debug for Sealed<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.0 {
+            Inner::None => f.write_str("Sealed::None"),
+            Inner::Whole(bytes) => write!(f, "Sealed::Whole({} bytes)", bytes.len()),
+            Inner::Stream(_) => f.write_str("Sealed::Stream"),
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! Asks the engine once for every value that a plan claims, and splices its answers in.
+
+use std::cell::RefCell;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use e3_wire::{Answer, Context, ItemAnswer, Refusal, RequestWriter, Role, ValueType, WireError};
+use json_span::{Kind, Replacement};
+
+use super::sealed::{Replaced, Sealed};
+use super::select::{Selection, Target};
+use super::tokens::{Decoded, each_token, is_token_of};
+use crate::engine::Engine;
+use crate::error::{Failure, Side};
+use crate::rules::action::Verb;
+use crate::rules::plan::Plan;
+
+/// A body with every planned value replaced, and what was done to it.
+#[derive(Debug)]
+pub struct Transformed<S> {
+    /// What may be sent.
+    pub body: Sealed<S>,
+    /// What was done, for headers and metrics.
+    pub report: Report,
+}
+
+/// What was done to a body. Counts only, never a value.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// Whether any byte differs from what came in: digests and strong entity tags no longer hold.
+    pub edited: bool,
+    /// Whether a token was opened: the answer must not be stored.
+    pub opened: bool,
+    /// Number of values by what happened to them and role; few entries, so a list.
+    pub fields: Vec<(FieldOutcome, Role, u32)>,
+    /// Time spent waiting for the engine.
+    pub engine_time: Duration,
+}
+
+/// What happened to one value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FieldOutcome {
+    /// It became a token.
+    Sealed,
+    /// A token was opened.
+    Opened,
+    /// A genuine token stayed as it was (`tokens: keep`).
+    Kept,
+    /// A token that may not be opened stayed as it was (`on_refused: leave`).
+    Left,
+}
+
+impl Report {
+    fn count(&mut self, outcome: FieldOutcome, role: Role) {
+        match self.fields.iter_mut().find(|(o, r, _)| (*o, *r) == (outcome, role)) {
+            Some((_, _, n)) => *n += 1,
+            None => self.fields.push((outcome, role, 1)),
+        }
+    }
+}
+
+/// One item of the engine call and the bytes of the body that its answer replaces.
+struct Edit {
+    start: usize,
+    end: usize,
+    kind: EditKind,
+}
+
+#[derive(Clone, Copy)]
+enum EditKind {
+    /// A value becomes a token in quotes; only where the engine was asked to keep genuine tokens may it stay.
+    Seal { role: Role, keep: bool },
+    /// A string that is one token becomes the value it holds.
+    OpenWhole { leave: bool },
+    /// A token inside a longer string becomes text inside that string.
+    OpenInside { leave: bool },
+}
+
+/// Scratch space kept between messages.
+#[derive(Default)]
+struct Scratch {
+    selection: Selection,
+    decoded: Decoded,
+    plain: Vec<u8>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// Replaces every value of `text` that the plan claims, with one engine call at most, and yields what may be sent.
+///
+/// Empty text has no values, so there is nothing to do.
+///
+/// # Errors
+/// Anything that keeps a planned value from being replaced; nothing of the message may be sent then.
+pub async fn transform<S>(
+    plan: &Plan,
+    text: Bytes,
+    engine: &Engine,
+    context: &Context<'_>,
+    side: Side,
+) -> Result<Transformed<S>, Failure> {
+    let mut report = Report::default();
+    if text.is_empty() {
+        return Ok(Transformed { body: Sealed::none(), report });
+    }
+    let (edits, request) = prepare(plan, &text, engine, context, side)?;
+    if edits.is_empty() {
+        // The scan went over every byte and the plan claims nothing: all of nothing is replaced.
+        return Ok(Transformed { body: Sealed::replaced(Replaced::all(text)), report });
+    }
+    let asked = Instant::now();
+    let frame = engine.call(request, side).await?;
+    report.engine_time = asked.elapsed();
+    let items = match frame.answer() {
+        Ok(Answer::Items(items)) => items,
+        Ok(Answer::Refused(refusal)) => return Err(Failure::Engine(refusal)),
+        Err(_) => return Err(Failure::EngineAnswer),
+    };
+    let replaced = apply(&text, &edits, &items, side, &mut report)?;
+    Ok(Transformed { body: Sealed::replaced(replaced), report })
+}
+
+/// Scans the body and writes the engine call. No await in here: the scratch space is the thread's.
+fn prepare(
+    plan: &Plan,
+    text: &[u8],
+    engine: &Engine,
+    context: &Context<'_>,
+    side: Side,
+) -> Result<(Vec<Edit>, RequestWriter), Failure> {
+    SCRATCH.with(|scratch| {
+        let mut scratch = scratch.try_borrow_mut().map_err(|_| Failure::Internal)?;
+        let Scratch { selection, decoded, plain } = &mut *scratch;
+        let targets = selection.targets(plan, text, side)?;
+        let mut request = RequestWriter::new(engine.app(), context, targets.len() * 48);
+        let mut edits = Vec::with_capacity(targets.len());
+        let too_much = |_: WireError| Failure::TooMuchForEngine(side);
+        for target in targets {
+            let Some(action) = plan.actions().get(target.action) else { return Err(Failure::Internal) };
+            match &action.verb {
+                Verb::Seal { role, deterministic, keep } => {
+                    let (value_type, value) = sealed_form(text, target, *deterministic, plain)?;
+                    let keep = *keep && value_type == ValueType::String && is_token_of(value, *role);
+                    if keep {
+                        request.keep_or_seal(*role, value_type, value, *deterministic).map_err(too_much)?;
+                    } else {
+                        request.seal(*role, value_type, value, *deterministic).map_err(too_much)?;
+                    }
+                    let kind = EditKind::Seal { role: *role, keep };
+                    edits.push(Edit { start: target.start, end: target.end, kind });
+                }
+                Verb::Open { roles, leave, .. } => {
+                    let inside = target.start + 1..target.end - 1;
+                    let raw = text.get(inside.clone()).ok_or(Failure::Internal)?;
+                    each_token(raw, target.escaped, decoded, |range, token| {
+                        request.open(roles, token).map_err(too_much)?;
+                        edits.push(if range == (0..raw.len()) {
+                            let kind = EditKind::OpenWhole { leave: *leave };
+                            Edit { start: target.start, end: target.end, kind }
+                        } else {
+                            let (start, end) = (inside.start + range.start, inside.start + range.end);
+                            Edit { start, end, kind: EditKind::OpenInside { leave: *leave } }
+                        });
+                        Ok(())
+                    })?;
+                }
+            }
+        }
+        Ok((edits, request))
+    })
+}
+
+/// The type and bytes under which a value is sealed, so that it comes back exactly (SPEC.md, "Value types").
+fn sealed_form<'a>(
+    text: &'a [u8],
+    target: &Target,
+    deterministic: bool,
+    plain: &'a mut Vec<u8>,
+) -> Result<(ValueType, &'a [u8]), Failure> {
+    let raw = text.get(target.start..target.end).ok_or(Failure::Internal)?;
+    Ok(match target.kind {
+        Kind::Number => (ValueType::Number, raw),
+        Kind::Bool => (ValueType::Bool, raw),
+        Kind::Null => (ValueType::Null, raw),
+        Kind::Object | Kind::Array => (ValueType::Json, raw),
+        // Without a backslash, what stands between the quotes is the decoded text, and writing it again gives the same.
+        Kind::String if !target.escaped => (ValueType::String, raw.get(1..raw.len() - 1).ok_or(Failure::Internal)?),
+        Kind::String => {
+            plain.clear();
+            let decodes = json_span::decode_string(raw, plain).is_ok();
+            // Equal strings must give equal tokens, however they are escaped; elsewhere the escapes must come back as they were.
+            if decodes && (deterministic || json_span::is_canonical_string(raw)) {
+                (ValueType::String, plain)
+            } else {
+                (ValueType::Json, raw)
+            }
+        }
+    })
+}
+
+/// Splices the answers in. Every edit has its answer, or there is no [`Replaced`].
+fn apply(
+    text: &Bytes,
+    edits: &[Edit],
+    items: &[ItemAnswer<'_>],
+    side: Side,
+    report: &mut Report,
+) -> Result<Replaced, Failure> {
+    if edits.len() != items.len() {
+        return Err(Failure::EngineAnswer);
+    }
+    let mut written = Vec::with_capacity(items.len() * 160);
+    let mut places = Vec::with_capacity(items.len());
+    for (edit, item) in edits.iter().zip(items) {
+        let from = written.len();
+        match (edit.kind, item) {
+            (EditKind::Seal { role, .. }, ItemAnswer::Token(token)) => {
+                // A token needs no escape in JSON; anything else in its place could end the string early.
+                if !is_token_of(token, role) {
+                    return Err(Failure::EngineAnswer);
+                }
+                written.push(b'"');
+                written.extend_from_slice(token);
+                written.push(b'"');
+                report.count(FieldOutcome::Sealed, role);
+            }
+            (EditKind::Seal { role, keep: true }, ItemAnswer::Kept) => {
+                report.count(FieldOutcome::Kept, role);
+                continue;
+            }
+            (EditKind::OpenWhole { .. }, ItemAnswer::Value { value_type, role, value }) => {
+                match value_type {
+                    ValueType::String => json_span::encode_string(utf8(value)?, &mut written),
+                    _ => written.extend_from_slice(value),
+                }
+                report.opened = true;
+                report.count(FieldOutcome::Opened, *role);
+            }
+            (EditKind::OpenInside { .. }, ItemAnswer::Value { role, value, .. }) => {
+                json_span::encode_string_body(utf8(value)?, &mut written);
+                report.opened = true;
+                report.count(FieldOutcome::Opened, *role);
+            }
+            (
+                EditKind::OpenWhole { leave: true } | EditKind::OpenInside { leave: true },
+                ItemAnswer::Refused(Refusal::NotAuthentic | Refusal::RoleNotAllowed),
+            ) => {
+                // Nothing depends on the role that such a token claims: it is only counted.
+                if let Some((token, _)) = text.get(edit.start..edit.end).and_then(|raw| e3_wire::TokenText::find(raw, 0)) {
+                    report.count(FieldOutcome::Left, token.role);
+                }
+                continue;
+            }
+            (_, ItemAnswer::Refused(reason)) => return Err(Failure::Refused { side, reason: *reason }),
+            _ => return Err(Failure::EngineAnswer),
+        }
+        places.push((edit.start..edit.end, from..written.len()));
+    }
+    if places.is_empty() {
+        return Ok(Replaced::all(text.clone()));
+    }
+    report.edited = true;
+    let replacements: Vec<Replacement<'_>> = places
+        .into_iter()
+        .map(|(at, with)| Replacement { start: at.start, end: at.end, with: &written[with] })
+        .collect();
+    let spliced = json_span::splice(text, &replacements).map_err(|_| Failure::Internal)?;
+    Ok(Replaced::all(Bytes::from(spliced)))
+}
+
+fn utf8(value: &[u8]) -> Result<&str, Failure> {
+    std::str::from_utf8(value).map_err(|_| Failure::EngineAnswer)
+}
