@@ -10,12 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, Guard};
-use async_trait::async_trait;
 use notify::event::{AccessKind, AccessMode};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
-use pingora_core::server::ShutdownWatch;
-use pingora_core::services::background::BackgroundService;
 use sha2::{Digest, Sha256};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::config::resolved::{Config, LogFormat, Side};
@@ -260,38 +258,34 @@ pub(crate) fn unix_seconds(time: SystemTime) -> f64 {
     time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
-/// Reloads on SIGHUP, and when the file's bytes change.
-///
-/// The folder is watched and not the file: editors replace a file by renaming another over it, and Kubernetes swaps a link beside it; a watch on the file itself
-/// would follow the old one. Where the file is a link, the folder it leads to is watched as well.
-#[derive(Debug)]
-pub struct ReloadService<S>(pub Arc<Reloader<S>>);
-
-#[async_trait]
-impl<S: Send + Sync + 'static> BackgroundService for ReloadService<S> {
-    async fn start(&self, mut shutdown: ShutdownWatch) {
-        let mut hangup = match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()) {
-            Ok(signal) => signal,
-            Err(error) => {
-                tracing::error!(%error, "SIGHUP cannot be received; rules are not reloaded");
-                return;
-            }
-        };
-        let mut tried = digest(self.0.file());
-        let mut folders = Folders::new(self.0.file());
+impl<S> Reloader<S> {
+    /// Reloads on SIGHUP, and when the file's bytes change, until `end` resolves.
+    ///
+    /// The folder is watched and not the file: editors replace a file by renaming another over it, and Kubernetes swaps a link beside it; a watch on the
+    /// file itself would follow the old one. Where the file is a link, the folder it leads to is watched as well.
+    ///
+    /// # Errors
+    /// SIGHUP cannot be received.
+    pub async fn watch(&self, end: impl Future<Output = ()>) -> std::io::Result<()> {
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut folders = Folders::new(&self.file);
+        // Compared with what was loaded, so that a change before the watch began is not missed.
+        let mut tried = Some(self.standing().hash);
+        folders.changed();
+        let mut end = std::pin::pin!(end);
         loop {
             tokio::select! {
-                _ = shutdown.changed() => return,
+                () = end.as_mut() => return Ok(()),
                 _ = hangup.recv() => {
-                    tried = digest(self.0.file());
-                    self.0.reload();
+                    tried = digest(&self.file);
+                    self.reload();
                 }
                 () = folders.quiet_after_change() => {
-                    folders.watch(self.0.file());
-                    let now = digest(self.0.file());
+                    folders.watch(&self.file);
+                    let now = digest(&self.file);
                     if now != tried {
                         tried = now;
-                        self.0.reload();
+                        self.reload();
                     }
                 }
             }
@@ -299,22 +293,24 @@ impl<S: Send + Sync + 'static> BackgroundService for ReloadService<S> {
     }
 }
 
-/// SHA-256 of the file, `None` while it cannot be read.
-fn digest(file: &Path) -> Option<[u8; 32]> {
-    std::fs::read(file).ok().map(|bytes| Sha256::digest(bytes).into())
+/// SHA-256 of the file, hexadecimal; `None` while it cannot be read.
+fn digest(file: &Path) -> Option<String> {
+    std::fs::read(file).ok().map(|bytes| hexadecimal(&Sha256::digest(bytes)))
 }
 
 /// The watched folders and their changes.
 struct Folders {
     watcher: Option<RecommendedWatcher>,
     watched: BTreeSet<PathBuf>,
+    change: mpsc::Sender<()>,
     changes: mpsc::Receiver<()>,
 }
 
 impl Folders {
     fn new(file: &Path) -> Self {
         // One waiting change stands for any number of them.
-        let (sender, changes) = mpsc::channel(1);
+        let (change, changes) = mpsc::channel(1);
+        let sender = change.clone();
         let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
             let reading = matches!(&event, Ok(Event { kind: EventKind::Access(access), .. }) if *access != AccessKind::Close(AccessMode::Write));
             if !reading {
@@ -324,9 +320,14 @@ impl Folders {
         let watcher = watcher
             .inspect_err(|error| tracing::warn!(%error, "file changes cannot be watched; SIGHUP reloads the rules"))
             .ok();
-        let mut folders = Self { watcher, watched: BTreeSet::new(), changes };
+        let mut folders = Self { watcher, watched: BTreeSet::new(), change, changes };
         folders.watch(file);
         folders
+    }
+
+    /// Takes it that something changed.
+    fn changed(&self) {
+        let _ = self.change.try_send(());
     }
 
     /// Watches the file's folder and the one its link leads to now.
@@ -357,10 +358,7 @@ impl Folders {
 
     /// Returns when something changed and then nothing did for [`QUIET`]. Safe to cancel: at worst a quiet time starts anew.
     async fn quiet_after_change(&mut self) {
-        if self.changes.recv().await.is_none() {
-            // Without a watcher nothing is ever sent.
-            std::future::pending::<()>().await;
-        }
+        self.changes.recv().await;
         let latest = tokio::time::Instant::now() + RESTLESS;
         loop {
             let quiet = (tokio::time::Instant::now() + QUIET).min(latest);

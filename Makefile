@@ -1,0 +1,42 @@
+# make demo   build and run the whole journey on this machine; ARGS=--once ends after one round trip
+# make test   the whole test suite
+# make lint   formatting and lints, as CI runs them
+# make bench  measurements
+# Each installs what it lacks where it may (as root, with apt), or says in one line what to install.
+
+CARGO ?= cargo
+ARGS ?=
+READER := tests/conformance/reader
+VENV := $(or $(CARGO_TARGET_DIR),target)/reader-venv
+
+.PHONY: demo test reader lint bench deps
+
+demo:
+	@.ci/deps build
+	$(CARGO) build --locked -p e3-enclave -p relay -p e3-tests --bins
+	@$(CARGO) run --locked --quiet -p e3-tests --bin demo -- $(ARGS)
+
+test:
+	@.ci/deps build reader
+	$(CARGO) build --locked --workspace --bins
+	$(CARGO) test --locked --workspace
+	@$(MAKE) --no-print-directory reader
+
+# The second implementation of the token format, written from SPEC.md alone, checks the frozen vectors.
+reader:
+	@.ci/deps reader
+	@if [ -d $(READER) ]; then .ci/reader $(READER) $(VENV); fi
+
+lint:
+	@.ci/deps build
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+bench:
+	@.ci/deps build bench
+	$(CARGO) bench --locked -p e3-benches
+	$(CARGO) build --locked --release --workspace --bins
+	$(CARGO) run --locked --release -p e3-benches --bin journey -- $(ARGS)
+
+deps:
+	@.ci/deps build reader

@@ -1,0 +1,235 @@
+//! The shape of the source: who may import whom, where HTTP, sockets and keys may appear, how large a file may grow. Read over manifests and source text, so that a
+//! change that bends the shape fails here and is a decision instead of an accident.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Most lines of a source file.
+const MOST_LINES: usize = 800;
+
+/// Module names that say nothing.
+const EMPTY_NAMES: [&str; 4] = ["utils", "common", "shared", "helpers"];
+
+/// Crates of this project that each crate may use, tests of that crate included. `tests` and `benches` see everything.
+const DIRECTIONS: [(&str, &[&str]); 6] = [
+    ("relay", &["json-span", "e3-link", "e3-wire", "e3-attest"]),
+    ("relay/json-span", &[]),
+    ("e3-enclave", &["e3-link", "e3-wire", "e3-attest"]),
+    ("e3-enclave/link", &["e3-wire", "e3-attest"]),
+    ("e3-enclave/wire", &[]),
+    ("e3-enclave/attest", &[]),
+];
+
+/// Paths in code, and the only modules of a source folder that may name them.
+const CONFINED: [(&str, &[&str], &[&str]); 7] = [
+    (
+        "relay/src",
+        &["hyper", "hyper_util"],
+        &["listen", "tls", "exchange", "inbound", "outbound", "answer", "admit", "body/hold", "admin"],
+    ),
+    (
+        "relay/src",
+        &["pingora_core", "pingora_load_balancing", "pingora_limits", "pingora_error", "pingora_timeout"],
+        &["listen", "tls", "exchange", "inbound", "outbound", "answer", "admit", "admin", "run", "lifecycle"],
+    ),
+    ("e3-enclave/src", &["aes_gcm", "hkdf", "hmac"], &["envelope", "keyring"]),
+    ("e3-enclave/src", &["aws_sdk_kms", "aws_smithy_runtime_api"], &["kms"]),
+    ("e3-enclave/src", &["tokio::net", "std::net", "std::os::unix::net", "tokio_vsock"], &["serve"]),
+    ("e3-enclave/wire/src", &["tokio", "std::net", "std::fs", "std::io"], &[]),
+    ("relay/json-span/src", &["tokio", "std::net", "std::fs", "std::io"], &[]),
+];
+
+/// Where a parsed JSON value may not appear: it would be tempting to write it back.
+const NO_JSON_VALUES: [&str; 5] =
+    ["relay/src/body", "relay/src/exchange", "relay/src/inbound", "relay/src/outbound", "relay/json-span/src"];
+
+/// The only files with `unsafe`.
+const UNSAFE: [&str; 1] = ["relay/json-span/src/simd.rs"];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests is in the repository").to_owned()
+}
+
+/// Every Rust file of the project, by its path from the top.
+fn sources() -> BTreeMap<String, String> {
+    fn walk(folder: &Path, root: &Path, found: &mut BTreeMap<String, String>) {
+        for entry in fs::read_dir(folder).expect("a folder of the repository") {
+            let path = entry.expect("an entry").path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if path.is_dir() && name != "target" && !name.starts_with('.') {
+                walk(&path, root, found);
+            } else if name.ends_with(".rs") {
+                let text = fs::read_to_string(&path).expect("a source file");
+                found.insert(path.strip_prefix(root).expect("below the top").to_string_lossy().into_owned(), text);
+            }
+        }
+    }
+    let mut found = BTreeMap::new();
+    walk(&root(), &root(), &mut found);
+    assert!(found.len() > 20, "the sources were not found");
+    found
+}
+
+/// Code without comments and without its unit tests, which end a file.
+fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let end = text.find("#[cfg(test)]\nmod ").unwrap_or(text.len());
+    let lines = text[..end].lines().enumerate();
+    lines.map(|(number, line)| (number + 1, line.split("//").next().unwrap_or_default()))
+}
+
+/// Whether code names this path: as a whole, not as a part of a longer name.
+fn names(line: &str, path: &str) -> bool {
+    let part = |c: char| c.is_alphanumeric() || c == '_';
+    line.match_indices(path).any(|(at, _)| {
+        let before = line[..at].chars().next_back();
+        let after = line[at + path.len()..].chars().next();
+        !before.is_some_and(|c| part(c) || c == ':' || c == '.' || c == '"') && !after.is_some_and(part)
+            && line[at + path.len()..].trim_start().starts_with([':', ';', ' ', ')', ',', '}'])
+    })
+}
+
+/// The entries of the sections whose name ends with `dependencies`.
+fn dependencies(manifest: &str) -> Vec<(String, String)> {
+    let text = fs::read_to_string(root().join(manifest)).expect("a manifest");
+    let mut inside = false;
+    let mut found = Vec::new();
+    for line in text.lines() {
+        if let Some(section) = line.strip_prefix('[') {
+            inside = section.trim_end().trim_end_matches(']').ends_with("dependencies");
+        } else if let (true, Some((name, value))) = (inside, line.split_once('=')) {
+            found.push((name.trim().trim_end_matches(".workspace").to_owned(), value.to_owned()));
+        }
+    }
+    found
+}
+
+fn assert_none(faults: &[String], rule: &str) {
+    assert!(faults.is_empty(), "{rule}:\n  {}", faults.join("\n  "));
+}
+
+#[test]
+fn crates_import_only_downwards() {
+    let own = ["json-span", "e3-wire", "e3-link", "e3-attest", "relay", "e3-enclave", "e3-tests", "e3-benches"];
+    let mut faults = Vec::new();
+    for (folder, allowed) in DIRECTIONS {
+        let manifest = format!("{folder}/Cargo.toml");
+        if !root().join(&manifest).exists() {
+            continue;
+        }
+        for (name, _) in dependencies(&manifest) {
+            if own.contains(&name.as_str()) && !allowed.contains(&name.as_str()) {
+                faults.push(format!("{manifest} uses {name}"));
+            }
+        }
+    }
+    assert_none(&faults, "a crate uses one that it must not know");
+}
+
+#[test]
+fn http_sockets_and_keys_stay_in_their_modules() {
+    let sources = sources();
+    let mut faults = Vec::new();
+    for (folder, paths, modules) in CONFINED {
+        for (file, text) in &sources {
+            let Some(module) = file.strip_prefix(folder).and_then(|rest| rest.strip_prefix('/')) else { continue };
+            let module = module.trim_end_matches(".rs");
+            if modules.iter().any(|allowed| module == *allowed || module.starts_with(&format!("{allowed}/"))) {
+                continue;
+            }
+            for (number, line) in code(text) {
+                for path in paths.iter().filter(|path| names(line, path)) {
+                    faults.push(format!("{file}:{number} names {path}, which belongs to {modules:?}"));
+                }
+            }
+        }
+    }
+    assert_none(&faults, "a module reaches past its job");
+}
+
+#[test]
+fn no_parsed_json_on_the_way_of_a_body() {
+    let mut faults = Vec::new();
+    for (file, text) in sources() {
+        if !NO_JSON_VALUES.iter().any(|folder| file.starts_with(folder)) {
+            continue;
+        }
+        for (number, line) in code(&text) {
+            if line.contains("serde_json::Value") || line.contains("serde_json::to_") {
+                faults.push(format!("{file}:{number}"));
+            }
+        }
+    }
+    assert_none(&faults, "bodies are edited as spans of text");
+}
+
+#[test]
+fn files_are_short_and_named_after_nouns() {
+    let mut faults = Vec::new();
+    for (file, text) in sources() {
+        let lines = text.lines().count();
+        if lines > MOST_LINES {
+            faults.push(format!("{file} has {lines} lines, over {MOST_LINES}"));
+        }
+        if file.trim_end_matches(".rs").split('/').any(|part| EMPTY_NAMES.contains(&part)) {
+            faults.push(format!("{file} is named after nothing"));
+        }
+    }
+    assert_none(&faults, "a file has lost its shape");
+}
+
+#[test]
+fn unsafe_code_is_only_in_named_modules() {
+    let mut faults = Vec::new();
+    for (file, text) in sources() {
+        if UNSAFE.contains(&file.as_str()) {
+            continue;
+        }
+        for (number, line) in code(&text) {
+            // Written in two pieces, so that this file does not hold the words itself.
+            let block = ["unsafe", " "].concat();
+            let permit = ["allow(", "unsafe_code"].concat();
+            if line.trim_start().starts_with(&block) || line.contains(&format!(" {block}{{")) || line.contains(&permit) {
+                faults.push(format!("{file}:{number}: {}", line.trim()));
+            }
+        }
+    }
+    assert_none(&faults, "a new place for unsafe code is a decision: list it here, with its reason beside its allow");
+}
+
+#[test]
+fn every_dependency_has_its_reason() {
+    let mut faults = Vec::new();
+    for (name, value) in dependencies("Cargo.toml") {
+        if value.split_once('#').is_none_or(|(_, reason)| reason.trim().len() < 8) {
+            faults.push(format!("Cargo.toml: {name} has no reason beside it"));
+        }
+    }
+    for folder in DIRECTIONS.map(|(folder, _)| folder).into_iter().chain(["tests", "benches"]) {
+        let manifest = format!("{folder}/Cargo.toml");
+        if !root().join(&manifest).exists() {
+            continue;
+        }
+        for (name, value) in dependencies(&manifest) {
+            if !value.contains("workspace = true") && value.trim() != "true" {
+                faults.push(format!("{manifest}: {name} is not the workspace's"));
+            }
+        }
+    }
+    assert_none(&faults, "dependencies are chosen, not collected");
+}
+
+#[test]
+fn the_source_does_not_name_the_machine_it_was_written_on() {
+    let mut faults = Vec::new();
+    for (file, text) in sources() {
+        for (number, line) in text.lines().enumerate() {
+            for place in [["/wo", "rk/"].concat(), ["/ro", "ot/"].concat()] {
+                if line.contains(&place) {
+                    faults.push(format!("{file}:{} names {place}", number + 1));
+                }
+            }
+        }
+    }
+    assert_none(&faults, "paths of a machine");
+}

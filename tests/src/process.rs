@@ -1,0 +1,154 @@
+//! The programs under test as processes: found beside this program, logging to a file, ended by their id.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
+
+pub use rustix::process::Signal;
+use rustix::process::{Pid, kill_process};
+
+use crate::eventually;
+
+/// A program of this workspace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Program {
+    /// The engine.
+    E3,
+    /// The relay.
+    Relay,
+}
+
+impl Program {
+    fn name(self) -> &'static str {
+        match self {
+            Self::E3 => "e3",
+            Self::Relay => "relay",
+        }
+    }
+
+    fn package(self) -> &'static str {
+        match self {
+            Self::E3 => "e3-enclave",
+            Self::Relay => "relay",
+        }
+    }
+
+    /// The program's file: beside this one, or one folder up for a test. It is built if it is missing; `make test` has built it.
+    ///
+    /// # Panics
+    /// If it can be neither found nor built.
+    #[must_use]
+    pub fn path(self) -> PathBuf {
+        static BUILDING: Mutex<()> = Mutex::new(());
+        let own = std::env::current_exe().expect("this program has a path");
+        let folder = own.parent().expect("this program is in a folder");
+        let folder = if folder.ends_with("deps") { folder.parent().expect("deps is in a folder") } else { folder };
+        let path = folder.join(self.name());
+        let _one_at_a_time = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
+        if !path.exists() {
+            self.build(folder);
+        }
+        assert!(path.exists(), "{} was not built", path.display());
+        path
+    }
+
+    fn build(self, folder: &Path) {
+        let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        build.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "-p", self.package(), "--bin", self.name()]);
+        if folder.ends_with("release") {
+            build.arg("--release");
+        }
+        build.env("CARGO_TARGET_DIR", folder.parent().expect("a profile is in the target folder"));
+        assert!(build.status().expect("cargo runs").success(), "{} cannot be built", self.name());
+    }
+
+    /// Starts the program; its output goes to `log`, after what is there.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn start(self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>, log: &Path) -> Running {
+        let output = File::options().create(true).append(true).open(log).expect("the log can be written");
+        let child = Command::new(self.path())
+            .args(arguments)
+            .env_remove("RUST_LOG")
+            .env_remove("E3_LOG")
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().expect("the log can be shared"))
+            .stderr(output)
+            .spawn()
+            .expect("the program starts");
+        Running { child, program: self, log: log.to_owned() }
+    }
+
+    /// Runs the program to its end.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn output(self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> std::process::Output {
+        Command::new(self.path()).args(arguments).stdin(Stdio::null()).output().expect("the program starts")
+    }
+}
+
+/// A running program; dropping it kills it.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    program: Program,
+    log: PathBuf,
+}
+
+impl Running {
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Panics
+    /// If the process has been waited for.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("the signal is sent");
+    }
+
+    /// Kills it and waits for its end.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Whether it has ended, and how.
+    ///
+    /// # Panics
+    /// If the system does not say.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("the state of a child")
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// If it does not end in time; the message holds its log.
+    pub fn wait(&mut self) -> ExitStatus {
+        let (name, log) = (self.program.name(), self.log.clone());
+        eventually(&format!("the end of {name}; its log is in {}", log.display()), || self.ended())
+    }
+
+    /// What it logged so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("--- log of {} ---\n{}", self.program.name(), self.log());
+        }
+    }
+}
