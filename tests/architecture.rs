@@ -84,7 +84,8 @@ fn names(line: &str, path: &str) -> bool {
     line.match_indices(path).any(|(at, _)| {
         let before = line[..at].chars().next_back();
         let after = line[at + path.len()..].chars().next();
-        !before.is_some_and(|c| part(c) || c == ':' || c == '.' || c == '"') && !after.is_some_and(part)
+        !before.is_some_and(|c| part(c) || c == ':' || c == '.' || c == '"')
+            && !after.is_some_and(part)
             && line[at + path.len()..].trim_start().starts_with([':', ';', ' ', ')', ',', '}'])
     })
 }
@@ -189,7 +190,8 @@ fn unsafe_code_is_only_in_named_modules() {
             // Written in two pieces, so that this file does not hold the words itself.
             let block = ["unsafe", " "].concat();
             let permit = ["allow(", "unsafe_code"].concat();
-            if line.trim_start().starts_with(&block) || line.contains(&format!(" {block}{{")) || line.contains(&permit) {
+            if line.trim_start().starts_with(&block) || line.contains(&format!(" {block}{{")) || line.contains(&permit)
+            {
                 faults.push(format!("{file}:{number}: {}", line.trim()));
             }
         }

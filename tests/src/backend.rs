@@ -133,7 +133,8 @@ impl Drop for Backend {
 #[must_use]
 pub fn answer(status: u16, media: &str, body: &[u8]) -> Vec<u8> {
     let mut answer =
-        format!("HTTP/1.1 {status} Answer\r\nContent-Type: {media}\r\nContent-Length: {}\r\n\r\n", body.len()).into_bytes();
+        format!("HTTP/1.1 {status} Answer\r\nContent-Type: {media}\r\nContent-Length: {}\r\n\r\n", body.len())
+            .into_bytes();
     answer.extend_from_slice(body);
     answer
 }

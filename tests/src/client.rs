@@ -190,7 +190,8 @@ pub(crate) fn read_body(stream: &mut impl Read, unread: &mut Vec<u8>, head: &str
         let mut body = Vec::new();
         loop {
             let line = read_line(stream, unread)?;
-            let size = usize::from_str_radix(line.split(';').next().unwrap_or_default().trim(), 16).map_err(io::Error::other)?;
+            let size = usize::from_str_radix(line.split(';').next().unwrap_or_default().trim(), 16)
+                .map_err(io::Error::other)?;
             if size == 0 {
                 while !read_line(stream, unread)?.is_empty() {}
                 return Ok(body);
