@@ -1,12 +1,13 @@
 //! The engine as the data path sees it: one call for each message, within one total time.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use e3_link::{AnswerFrame, Client, ClientOptions, LinkError};
+use e3_link::{AnswerFrame, Client, ClientOptions, Health, LinkError};
 use e3_wire::{App, RequestWriter};
+use tokio::time::Instant;
 
 use crate::config::resolved;
-use crate::error::Failure;
+use crate::error::{Failure, Side};
 
 /// A handle on the engine; cheap to clone.
 #[derive(Clone)]
@@ -14,4 +15,52 @@ pub struct Engine {
     client: Client,
     app: App,
     timeout: Duration,
+}
+
+impl Engine {
+    /// A client of the configured endpoints. Nothing is dialled yet.
+    #[must_use]
+    pub fn new(config: &resolved::Engine) -> Self {
+        let options = ClientOptions { connections: config.connections, ..ClientOptions::default() };
+        Self { client: Client::new(config.endpoints.clone(), options), app: config.app, timeout: config.timeout }
+    }
+
+    /// The app whose keys are asked for.
+    #[must_use]
+    pub fn app(&self) -> App {
+        self.app
+    }
+
+    /// Whether a call has a chance; asked before a ruled message is taken in.
+    #[must_use]
+    pub fn is_available(&self) -> bool {
+        self.client.is_available()
+    }
+
+    /// Asks the engine, once for the whole message.
+    ///
+    /// # Errors
+    /// No answer within the configured time.
+    pub async fn call(&self, request: RequestWriter, side: Side) -> Result<AnswerFrame, Failure> {
+        self.client.call(request, Instant::now() + self.timeout).await.map_err(|error| match error {
+            LinkError::TooLarge => Failure::TooMuchForEngine(side),
+            LinkError::Protocol => Failure::EngineAnswer,
+            LinkError::Connect(_)
+            | LinkError::Timeout
+            | LinkError::Closed
+            | LinkError::Overloaded
+            | LinkError::Unavailable => Failure::EngineAway,
+        })
+    }
+
+    /// Asks every endpoint whether it is ready, within the configured time of a call.
+    pub async fn ping(&self) {
+        self.client.ping(self.timeout).await;
+    }
+
+    /// What the last pings and calls said.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.client.health()
+    }
 }

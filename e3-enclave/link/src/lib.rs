@@ -1,1 +1,45 @@
-//! Placeholder.
+//! How relay and engine reach each other: endpoints, frames on a stream, and the multiplexing client.
+//!
+//! 1. [`Endpoint`]: where an engine listens (vsock, Unix socket, hybrid vsock, loopback TCP); [`Listener`], [`Stream`];
+//! 2. [`FrameReader`]: frames out of a byte stream, bounded before anything is allocated;
+//! 3. [`Client`]: many requests in flight on a few connections for each worker thread.
+//!
+//! The link is plain here. The attested TLS session goes between [`Endpoint::connect`] and the frames; neither side of it changes.
+
+mod client;
+mod connection;
+mod endpoint;
+mod frames;
+mod stream;
+
+pub use client::{Client, ClientOptions, EndpointHealth, Health};
+pub use connection::AnswerFrame;
+pub use endpoint::{Endpoint, EndpointError, Listener};
+pub use frames::{FrameReadError, FrameReader};
+pub use stream::{Stream, VSOCK_WRITE_MAX};
+
+/// Why a call has no answer. Carries no text and no value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum LinkError {
+    /// The endpoint cannot be reached.
+    #[error("the engine cannot be reached: {0}")]
+    Connect(std::io::ErrorKind),
+    /// No answer within the call's time.
+    #[error("the engine did not answer in time")]
+    Timeout,
+    /// The connection closed before the answer came.
+    #[error("the engine closed the connection")]
+    Closed,
+    /// The engine broke SPEC.md, "Frames": an id that was not asked, a malformed or oversized frame.
+    #[error("the engine broke the protocol")]
+    Protocol,
+    /// Too many calls are in flight already.
+    #[error("too many calls are in flight")]
+    Overloaded,
+    /// Every endpoint failed lately and none is due for another try.
+    #[error("no engine is available")]
+    Unavailable,
+    /// The request is longer than a frame.
+    #[error("the request is longer than a frame")]
+    TooLarge,
+}

@@ -38,9 +38,11 @@ impl Selection {
     pub fn targets(&mut self, plan: &Plan, text: &[u8], side: Side) -> Result<&[Target], Failure> {
         self.hits.clear();
         self.targets.clear();
-        self.scanner
-            .scan(plan.program(), text, &Limits::default(), &mut self.hits)
-            .map_err(|e| Failure::Json { side, offset: e.offset, cause: e.cause })?;
+        self.scanner.scan(plan.program(), text, &Limits::default(), &mut self.hits).map_err(|e| Failure::Json {
+            side,
+            offset: e.offset,
+            cause: e.cause,
+        })?;
         self.check_required(plan, side)?;
         for hit in &self.hits {
             let action = hit.selector as usize;

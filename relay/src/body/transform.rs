@@ -248,7 +248,9 @@ fn apply(
                 ItemAnswer::Refused(Refusal::NotAuthentic | Refusal::RoleNotAllowed),
             ) => {
                 // Nothing depends on the role that such a token claims: it is only counted.
-                if let Some((token, _)) = text.get(edit.start..edit.end).and_then(|raw| e3_wire::TokenText::find(raw, 0)) {
+                if let Some((token, _)) =
+                    text.get(edit.start..edit.end).and_then(|raw| e3_wire::TokenText::find(raw, 0))
+                {
                     report.count(FieldOutcome::Left, token.role);
                 }
                 continue;

@@ -1,0 +1,109 @@
+//! One connection, whatever carries it.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_vsock::VsockStream;
+
+/// Most bytes of one write on vsock: a guest's write of more than 32 KiB can hang the connection.
+pub const VSOCK_WRITE_MAX: usize = 16 * 1024;
+
+/// A connection to or from an endpoint.
+#[derive(Debug)]
+pub struct Stream(Inner);
+
+#[derive(Debug)]
+enum Inner {
+    Vsock(VsockStream),
+    Unix(UnixStream),
+    /// A Unix stream behind which a vsock continues.
+    Hybrid(UnixStream),
+    Tcp(TcpStream),
+}
+
+impl Stream {
+    pub(crate) fn hybrid(stream: UnixStream) -> Self {
+        Self(Inner::Hybrid(stream))
+    }
+
+    fn write_max(&self) -> usize {
+        match self.0 {
+            Inner::Vsock(_) | Inner::Hybrid(_) => VSOCK_WRITE_MAX,
+            Inner::Unix(_) | Inner::Tcp(_) => usize::MAX,
+        }
+    }
+}
+
+impl From<VsockStream> for Stream {
+    fn from(stream: VsockStream) -> Self {
+        Self(Inner::Vsock(stream))
+    }
+}
+
+impl From<UnixStream> for Stream {
+    fn from(stream: UnixStream) -> Self {
+        Self(Inner::Unix(stream))
+    }
+}
+
+impl From<TcpStream> for Stream {
+    fn from(stream: TcpStream) -> Self {
+        Self(Inner::Tcp(stream))
+    }
+}
+
+macro_rules! each {
+    ($stream:expr, $inner:ident => $call:expr) => {
+        match &mut $stream.get_mut().0 {
+            Inner::Vsock($inner) => $call,
+            Inner::Unix($inner) | Inner::Hybrid($inner) => $call,
+            Inner::Tcp($inner) => $call,
+        }
+    };
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        each!(self, s => Pin::new(s).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let buf = &buf[..buf.len().min(self.write_max())];
+        each!(self, s => Pin::new(s).poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let max = self.write_max();
+        let mut total = 0;
+        let fit = bufs.iter().take_while(|b| {
+            total += b.len();
+            total <= max
+        });
+        match (fit.count(), bufs) {
+            // The first slice alone is over the limit: a part of it.
+            (0, [first, ..]) => self.poll_write(cx, first),
+            (n, _) => each!(self, s => Pin::new(s).poll_write_vectored(cx, &bufs[..n])),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        !matches!(self.0, Inner::Vsock(_))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, s => Pin::new(s).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, s => Pin::new(s).poll_shutdown(cx))
+    }
+}
