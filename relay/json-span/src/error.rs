@@ -26,6 +26,8 @@ pub enum ScanCause {
     TrailingBytes,
     /// An object has a key twice, and a filter is to be evaluated: it could be evaded.
     DuplicateKey,
+    /// Evaluating a filter takes more than [`crate::Limits::filter_steps`].
+    FilterWork,
 }
 
 impl fmt::Display for ScanCause {
@@ -41,6 +43,7 @@ impl fmt::Display for ScanCause {
             Self::Escape => "not an escape of RFC 8259",
             Self::TrailingBytes => "something follows the value",
             Self::DuplicateKey => "a key stands twice in an object that a filter looks at",
+            Self::FilterWork => "too large for the filters that are to be evaluated on it",
         })
     }
 }
@@ -79,8 +82,20 @@ pub enum SelectorCause {
     Syntax,
     /// Does not start with `$`.
     NoRoot,
-    /// A query that the evaluator is known to answer wrongly.
-    NotHonoured,
+    /// More segments than an automaton holds, or deeper nested filters than are evaluated.
+    TooLong,
+    /// White space inside a name or a number, or an unquoted name with a Unicode space in it.
+    Space,
+    /// A function that RFC 9535 does not define.
+    UnknownFunction,
+    /// A function's argument or result has not the type that its place needs (RFC 9535 §2.4.3).
+    FunctionType,
+    /// The second argument of `match()` or `search()` is no literal: a pattern from the body would be the sender's choice.
+    PatternFromBody,
+    /// The second argument of `match()` or `search()` is no regular expression of RFC 9485.
+    Pattern,
+    /// The test can never be true (or never be false), whatever the body holds.
+    Constant,
 }
 
 /// A selector that is refused when it is read, and the byte where that shows.
@@ -99,9 +114,22 @@ impl fmt::Display for SelectorError {
                 "not a JSONPath of RFC 9535; write for example $.card.number, $..cvc or $.items[*]['id']"
             }
             SelectorCause::NoRoot => "a selector starts with $, the root of the body, for example $.card.number",
-            SelectorCause::NotHonoured => {
-                "this form of filter cannot be honoured exactly; write it as a simpler comparison"
+            SelectorCause::TooLong => "too long a selector: at most 60 segments, and filters nested at most 8 deep",
+            SelectorCause::Space => {
+                "white space inside a name or number; quote names with special characters: $['first name']"
             }
+            SelectorCause::UnknownFunction => {
+                "not a function of RFC 9535; there are length(), count(), match(), search() and value()"
+            }
+            SelectorCause::FunctionType => {
+                "badly typed function (RFC 9535, section 2.4.3): length() takes a value or a singular query such as @.a, \
+                 count() and value() a query; compare their results; match() and search() stand alone"
+            }
+            SelectorCause::PatternFromBody => "write the pattern of match() or search() as a quoted literal",
+            SelectorCause::Pattern => {
+                "the pattern is no regular expression of RFC 9485; there is no \\d or \\w, write [0-9] or [a-z]"
+            }
+            SelectorCause::Constant => "this test has the same outcome for every body; compare with a query such as @.a",
         })
     }
 }
