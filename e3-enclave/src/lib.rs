@@ -1,1 +1,26 @@
-//! Placeholder.
+//! E3, the encryption engine: the only holder of keys.
+//!
+//! The journey of a request, in the order of the modules:
+//!
+//! 1. [`harden`]: before any key is read, the process is closed to core dumps and debuggers;
+//! 2. [`serve`]: endpoints, connections, frames, deadlines, drain;
+//! 3. [`policy`]: may this principal do this with this role?
+//! 4. [`keyring`]: the keys, their file and their rotation;
+//! 5. [`envelope`]: a value becomes a token, or comes back;
+//! 6. [`audit`]: what was opened is on the disk before its answer leaves.
+//!
+//! [`args`], [`config`], [`log`] and [`command`] are the way in, [`error`] the way out. Formats are SPEC.md's.
+
+pub mod args;
+pub mod audit;
+pub mod command;
+pub mod config;
+pub mod envelope;
+pub mod error;
+pub mod harden;
+pub mod keyring;
+pub mod log;
+pub mod policy;
+pub mod serve;
+
+pub use error::Error;

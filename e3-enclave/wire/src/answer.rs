@@ -205,6 +205,24 @@ impl AnswerWriter {
         self.body[at..at + 4].copy_from_slice(&len.to_be_bytes());
     }
 
+    /// Appends a token that `write` writes into the buffer it is given, or nothing when it fails.
+    ///
+    /// # Errors
+    /// What `write` answers.
+    pub fn try_token<E>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<(), E> {
+        let before = self.body.len();
+        let mut failed = None;
+        self.token(|out| failed = write(out).err());
+        match failed {
+            None => Ok(()),
+            Some(e) => {
+                self.body.truncate(before);
+                self.count -= 1;
+                Err(e)
+            }
+        }
+    }
+
     /// Appends an opened value.
     pub fn value(&mut self, value_type: ValueType, role: Role, value: &[u8]) {
         self.count += 1;

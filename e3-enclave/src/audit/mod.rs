@@ -1,0 +1,32 @@
+//! No record, no answer.
+//!
+//! An answer that opens or inspects tokens is built inside a [`Withheld`]. Finishing it gives a [`Record`] of what was decided and an
+//! [`Opened`], which gives out its bytes only for a [`Recorded`]: the proof that this very record is on the disk. The [`Audit`] alone makes
+//! that proof, after the sink has written and synced the record.
+
+mod record;
+mod sink;
+mod withheld;
+mod writer;
+
+pub use record::{Record, Stated};
+pub use withheld::{Finished, Opened, Withheld, WrongProof};
+pub use writer::{Audit, Refused, Reply};
+
+/// Ties a record, its proof and its answer together. Unique in the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Ticket(u64);
+
+/// The proof that the record of this ticket is durable. Made by the audit's writer alone.
+#[derive(Debug)]
+pub struct Recorded {
+    ticket: Ticket,
+}
+
+impl Recorded {
+    /// Whose record it is.
+    #[must_use]
+    pub fn ticket(&self) -> Ticket {
+        self.ticket
+    }
+}

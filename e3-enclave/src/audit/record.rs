@@ -1,0 +1,128 @@
+//! What is recorded: one line of JSON for each request that opens or inspects (SPEC.md, "Audit record"). Never a value.
+
+use super::Ticket;
+use crate::policy::{Principal, Verb};
+use e3_wire::{App, Context, Direction, Refusal, Role};
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// Who asked, and what the relay states about the message.
+#[derive(Debug, Clone, Copy)]
+pub struct Stated<'a> {
+    /// Who asked.
+    pub principal: Principal,
+    /// Whose keys.
+    pub app: App,
+    /// The message, as the relay states it.
+    pub context: &'a Context<'a>,
+}
+
+/// A record on its way to the sink.
+#[derive(Debug)]
+pub struct Record {
+    pub(super) ticket: Ticket,
+    pub(super) line: Vec<u8>,
+    /// After this nobody waits for it any more.
+    pub(super) deadline: Instant,
+}
+
+/// What was decided about the tokens of one request.
+#[derive(Default)]
+pub(super) struct Decisions(BTreeMap<(Verb, Option<Role>, Option<u8>), Tally>);
+
+#[derive(Default)]
+struct Tally {
+    count: u32,
+    kids: BTreeSet<u32>,
+}
+
+impl Decisions {
+    /// Counts one decision; role and kid only where the token authenticated.
+    pub(super) fn add(&mut self, verb: Verb, token: Option<(Role, u32)>, refusal: Option<Refusal>) {
+        let tally = self.0.entry((verb, token.map(|t| t.0), refusal.map(|r| r as u8))).or_default();
+        tally.count += 1;
+        tally.kids.extend(token.map(|t| t.1));
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The record's line, with its line feed. `None` when it cannot be written down, which the caller takes as no record.
+    pub(super) fn line(&self, stated: &Stated<'_>) -> Option<Vec<u8>> {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+        let line = Line {
+            v: 1,
+            time_ms: u64::try_from(since.as_millis()).ok()?,
+            request: stated.context.request_id,
+            app: stated.app.as_str(),
+            principal: stated.principal.as_str(),
+            direction: match stated.context.direction {
+                Direction::InboundRequest => "inbound-request",
+                Direction::InboundResponse => "inbound-response",
+                Direction::OutboundRequest => "outbound-request",
+                Direction::OutboundResponse => "outbound-response",
+            },
+            destination: stated.context.destination,
+            source: stated.context.source,
+            method: stated.context.method,
+            decisions: self.0.iter().map(|(what, tally)| Decision::new(what, tally)).collect(),
+        };
+        let mut out = serde_json::to_vec(&line).ok()?;
+        out.push(b'\n');
+        Some(out)
+    }
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    v: u32,
+    time_ms: u64,
+    request: &'a str,
+    app: &'a str,
+    principal: &'a str,
+    direction: &'a str,
+    destination: &'a str,
+    source: &'a str,
+    method: &'a str,
+    decisions: Vec<Decision<'a>>,
+}
+
+#[derive(Serialize)]
+struct Decision<'a> {
+    verb: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<&'a str>,
+    decision: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<&'static str>,
+    count: u32,
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    kids: &'a BTreeSet<u32>,
+}
+
+impl<'a> Decision<'a> {
+    fn new((verb, role, refusal): &'a (Verb, Option<Role>, Option<u8>), tally: &'a Tally) -> Self {
+        Self {
+            verb: if *verb == Verb::Inspect { "inspect" } else { "open" },
+            role: role.as_ref().map(Role::as_str),
+            decision: if refusal.is_some() { "denied" } else { "allowed" },
+            why: refusal.map(why),
+            count: tally.count,
+            kids: &tally.kids,
+        }
+    }
+}
+
+fn why(refusal: u8) -> &'static str {
+    const NAMES: [(Refusal, &str); 6] = [
+        (Refusal::NotAuthentic, "not-authentic"),
+        (Refusal::RoleNotAllowed, "role-not-allowed"),
+        (Refusal::RoleKind, "role-kind"),
+        (Refusal::UnknownRole, "unknown-role"),
+        (Refusal::BadValue, "bad-value"),
+        (Refusal::RateLimited, "rate-limited"),
+    ];
+    NAMES.iter().find(|(r, _)| *r as u8 == refusal).map_or("other", |(_, name)| name)
+}

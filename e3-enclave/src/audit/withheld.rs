@@ -1,0 +1,140 @@
+//! Answers that wait for their record.
+
+use super::record::{Decisions, Record, Stated};
+use super::{Recorded, Ticket};
+use crate::policy::Verb;
+use e3_wire::{AnswerWriter, Inspection, Refusal, Role, ValueType};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+use zeroize::Zeroizing;
+
+/// An answer while it is being written. Nothing can be read from it.
+pub struct Withheld {
+    answer: AnswerWriter,
+    decisions: Decisions,
+}
+
+/// A finished answer.
+pub enum Finished {
+    /// Nothing was opened or inspected: it may go out.
+    Free(Vec<u8>),
+    /// It may go out once the record is durable.
+    Held(Record, Opened),
+    /// Its record could not be written down, so it may not go out.
+    Unrecordable,
+}
+
+/// The body of an answer that opens or inspects. Erased when dropped.
+pub struct Opened {
+    ticket: Ticket,
+    body: Zeroizing<Vec<u8>>,
+}
+
+/// A proof for another record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the proof is for another record")]
+pub struct WrongProof;
+
+impl Withheld {
+    /// Starts an answer of about `capacity` bytes.
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        Self { answer: AnswerWriter::new(capacity), decisions: Decisions::default() }
+    }
+
+    /// Appends a token that `write` makes, or nothing when it fails.
+    pub(crate) fn token<E>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<(), E> {
+        self.answer.try_token(write)
+    }
+
+    /// Appends a refusal to seal.
+    pub(crate) fn refused(&mut self, refusal: Refusal) {
+        self.answer.refused(refusal);
+    }
+
+    /// Appends that a token is kept.
+    pub(crate) fn kept(&mut self) {
+        self.answer.kept();
+    }
+
+    /// Appends an opened value, to be recorded.
+    pub(crate) fn opened(&mut self, value_type: ValueType, role: Role, kid: u32, value: &[u8]) {
+        self.decisions.add(Verb::Open, Some((role, kid)), None);
+        self.answer.value(value_type, role, value);
+    }
+
+    /// Appends what a token is, to be recorded.
+    pub(crate) fn inspected(&mut self, inspection: &Inspection) {
+        self.decisions.add(Verb::Inspect, Some((inspection.role, inspection.kid)), None);
+        self.answer.inspection(inspection);
+    }
+
+    /// Appends a refusal to open or inspect, to be recorded; role and kid only if the token authenticated.
+    pub(crate) fn denied(&mut self, verb: Verb, token: Option<(Role, u32)>, refusal: Refusal) {
+        self.decisions.add(verb, token, Some(refusal));
+        self.answer.refused(refusal);
+    }
+
+    /// Ends the answer.
+    #[must_use]
+    pub fn finish(self, stated: &Stated<'_>, deadline: Instant) -> Finished {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let body = self.answer.finish();
+        if self.decisions.is_empty() {
+            return Finished::Free(body);
+        }
+        let body = Zeroizing::new(body);
+        let ticket = Ticket(NEXT.fetch_add(1, Ordering::Relaxed));
+        match self.decisions.line(stated) {
+            Some(line) => Finished::Held(Record { ticket, line, deadline }, Opened { ticket, body }),
+            None => Finished::Unrecordable,
+        }
+    }
+}
+
+impl Opened {
+    /// The ticket of the record that this answer waits for.
+    #[must_use]
+    pub fn ticket(&self) -> Ticket {
+        self.ticket
+    }
+
+    /// Gives out the answer's body, for the proof of its own record.
+    ///
+    /// # Errors
+    /// The proof is another's; the answer is erased.
+    pub fn release(self, proof: Recorded) -> Result<Zeroizing<Vec<u8>>, WrongProof> {
+        if proof.ticket == self.ticket { Ok(self.body) } else { Err(WrongProof) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Principal;
+    use e3_wire::{App, Context};
+
+    fn held() -> Opened {
+        let mut answer = Withheld::new(0);
+        answer.opened(ValueType::String, Role::parse("r").unwrap(), 1, b"secret");
+        let stated =
+            Stated { principal: Principal::PlainLink, app: App::parse("a").unwrap(), context: &Context::default() };
+        match answer.finish(&stated, Instant::now()) {
+            Finished::Held(record, opened) => {
+                let line = String::from_utf8(record.line).unwrap();
+                assert!(line.ends_with("}\n") && !line.contains("secret"), "{line}");
+                opened
+            }
+            _ => panic!("not held"),
+        }
+    }
+
+    #[test]
+    fn an_answer_is_released_for_its_own_record_only() {
+        let (a, b) = (held(), held());
+        let proof_of_a = Recorded { ticket: a.ticket() };
+        assert!(b.release(proof_of_a).is_err());
+        let proof_of_a = Recorded { ticket: a.ticket() };
+        assert!(a.release(proof_of_a).is_ok());
+    }
+}

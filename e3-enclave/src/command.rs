@@ -1,0 +1,179 @@
+//! What each command does.
+
+use crate::args::{Args, Command, ConfigCommand, Keys, LineageArg};
+use crate::config::{self, Config};
+use crate::error::Error;
+use crate::keyring::{KeyState, Keyring, Lineage, Live, RootKey, RotateError, Store};
+use crate::{harden, log, serve};
+use clap::CommandFactory;
+use e3_wire::App;
+use std::io::Write;
+use std::path::Path;
+
+/// Does what the command line asks.
+///
+/// # Errors
+/// What kept it from being done, for people; [`Error::exit_code`] is the process's.
+pub fn execute(args: Args) -> Result<(), Error> {
+    harden::harden()?;
+    match args.command {
+        Command::Run(file) => {
+            let config = Config::load(&file.config)?;
+            log::start(&config.log);
+            let live = Live::open(Store::new(config.keyring.clone(), root(&config)?))?;
+            serve::run(config, live)
+        }
+        Command::Check(file) => check(&file.config),
+        Command::Keys(keys) => manage(keys),
+        Command::Config(ConfigCommand::Schema) => print(&config::schema().map_err(|e| Error::Runtime(e.into()))?),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "e3", &mut script);
+            std::io::stdout().write_all(&script).map_err(Error::Runtime)
+        }
+    }
+}
+
+fn check(path: &Path) -> Result<(), Error> {
+    let config = Config::load(path)?;
+    serve::check_link(&config)?;
+    let keyring = Store::new(config.keyring.clone(), root(&config)?).load()?;
+    print(&format!(
+        "{}: good\nkeyring {} at epoch {}: {} keys\n",
+        path.display(),
+        keyring.id(),
+        keyring.epoch(),
+        keyring.list().count()
+    ))
+}
+
+fn manage(keys: Keys) -> Result<(), Error> {
+    match keys {
+        Keys::Init(file) => {
+            let config = Config::load(&file.config)?;
+            let made = init_root(&config)?;
+            let keyring = Store::new(config.keyring.clone(), root(&config)?).create()?;
+            print(&format!("{made}made keyring {} in {}\n", keyring.id(), config.keyring.display()))
+        }
+        Keys::List(file) => {
+            let config = Config::load(&file.config)?;
+            list(&Store::new(config.keyring.clone(), root(&config)?).load()?)
+        }
+        Keys::CreateApp { app, config } => {
+            let config = Config::load(&config.config)?;
+            let store = Store::new(config.keyring.clone(), root(&config)?);
+            let (keyring, _) = store.update(|k| k.create_app(app).map(Some))?;
+            print(&format!("made the keys of app {app}; the keyring is at epoch {}\n", keyring.epoch()))
+        }
+        Keys::Rotate { app, lineage, promote, now, config } => {
+            let lineage = match lineage {
+                LineageArg::Random => Lineage::Random,
+                LineageArg::Det => Lineage::Deterministic,
+            };
+            let config = Config::load(&config.config)?;
+            let store = Store::new(config.keyring.clone(), root(&config)?);
+            let (keyring, report) = store.update(|k| rotate(k, app, lineage, promote, now).map(Some))?;
+            print(&format!("{}the keyring is at epoch {}\n", report.unwrap_or_default(), keyring.epoch()))
+        }
+    }
+}
+
+/// Rotates one app or all of them; answers what was done, for people.
+fn rotate(
+    keyring: &mut Keyring,
+    app: Option<App>,
+    lineage: Lineage,
+    promote: bool,
+    now: bool,
+) -> Result<String, RotateError> {
+    let mut apps: Vec<App> = match app {
+        Some(app) => vec![app],
+        None => keyring.list().map(|k| k.app).collect(),
+    };
+    apps.sort_unstable();
+    apps.dedup();
+    let mut report = String::new();
+    for app in apps {
+        let done = if promote {
+            format!("key {} now makes the tokens", keyring.promote(app, lineage)?)
+        } else if now {
+            keyring.distribute(app, lineage)?;
+            format!("key {} now makes the tokens", keyring.promote(app, lineage)?)
+        } else {
+            format!(
+                "key {} only opens tokens for now; once every engine has loaded this keyring, add --promote",
+                keyring.distribute(app, lineage)?
+            )
+        };
+        report.push_str(&format!("{app} ({lineage}): {done}\n"));
+    }
+    Ok(report)
+}
+
+fn list(keyring: &Keyring) -> Result<(), Error> {
+    let mut text = format!(
+        "keyring {}  epoch {}  root version {}\n{:>6}  {:<32}  {:<7}  {:<12}  created (Unix seconds)\n",
+        keyring.id(),
+        keyring.epoch(),
+        keyring.root_version(),
+        "kid",
+        "app",
+        "lineage",
+        "state"
+    );
+    for key in keyring.list() {
+        let state = match key.state {
+            KeyState::Active => "active",
+            KeyState::DecryptOnly if keyring.is_waiting(key.kid) => "distributed",
+            KeyState::DecryptOnly => "decrypt-only",
+        };
+        let lineage = key.lineage.to_string();
+        text.push_str(&format!(
+            "{:>6}  {:<32}  {lineage:<7}  {state:<12}  {}\n",
+            key.kid,
+            key.app.as_str(),
+            key.created
+        ));
+    }
+    print(&text)
+}
+
+#[cfg(feature = "development")]
+fn root(config: &Config) -> Result<RootKey, Error> {
+    match &config.root {
+        config::RootSource::File(path) => RootKey::from_file(path),
+        config::RootSource::Environment(name) => RootKey::from_environment(name),
+    }
+}
+
+#[cfg(not(feature = "development"))]
+fn root(_: &Config) -> Result<RootKey, Error> {
+    Err(Error::NoRootSource)
+}
+
+/// Makes the root key file if the configuration names one that is missing; answers what was done, for people.
+#[cfg(feature = "development")]
+fn init_root(config: &Config) -> Result<String, Error> {
+    use crate::keyring::store::create_private;
+    let config::RootSource::File(path) = &config.root else { return Ok(String::new()) };
+    if config.keyring.symlink_metadata().is_ok() {
+        return Err(Error::KeyringExists { path: config.keyring.clone() });
+    }
+    if path.symlink_metadata().is_ok() {
+        return Ok(String::new());
+    }
+    let (_, text) = RootKey::generate().ok_or(Error::Entropy)?;
+    let mut line = zeroize::Zeroizing::new(text.as_bytes().to_vec());
+    line.push(b'\n');
+    create_private(path, &line)?;
+    Ok(format!("made root key file {}; keep a copy: without it no token can be opened\n", path.display()))
+}
+
+#[cfg(not(feature = "development"))]
+fn init_root(_: &Config) -> Result<String, Error> {
+    Err(Error::NoRootSource)
+}
+
+fn print(text: &str) -> Result<(), Error> {
+    std::io::stdout().write_all(text.as_bytes()).map_err(Error::Runtime)
+}

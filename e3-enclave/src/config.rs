@@ -1,0 +1,412 @@
+//! The configuration file: read raw, then resolved into types that cannot be wrong.
+//!
+//! Names are checked while the file is read, so that every complaint has its place. The build without the feature `development` knows neither
+//! root keys from files nor from the environment.
+
+use crate::error::Error;
+use crate::policy::{AppRules, DETERMINISTIC_RATE, Policy, RoleRules};
+use e3_link::Endpoint;
+use e3_wire::{App, MAX_FRAME, Role};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What is wrong with a configuration file, for people: file, line, column, cause, hint.
+#[derive(Debug)]
+pub struct Report(String);
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The configuration of the engine, as written.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "e3 configuration")]
+pub struct Raw {
+    /// Development mode: the engine link proves nothing, and pipes may be audit sinks. Only development builds accept it.
+    #[serde(default)]
+    development: bool,
+    /// Where to listen: `unix:///path`, `vsock://cid:port` (cid may be `any`), `hybrid:///path:port`, `tcp://127.0.0.1:port` (tests).
+    listen: Vec<Name<Endpoint>>,
+    /// Permission bits of Unix sockets, as octal text.
+    #[serde(default = "socket_mode")]
+    socket_mode: Name<SocketMode>,
+    /// The keyring file: app keys, wrapped under the root key. Relative paths start at this file's folder.
+    keyring: PathBuf,
+    /// Where the root key comes from. Development builds only.
+    #[cfg(feature = "development")]
+    root: RawRoot,
+    /// Whether an app gets its keys at its first use. Needs `development: true`.
+    #[serde(default)]
+    create_apps: bool,
+    /// What happens with roles and apps that are not declared below; `allow` needs `development: true`.
+    #[serde(default)]
+    undeclared_roles: Undeclared,
+    /// The apps and their roles.
+    #[serde(default)]
+    apps: BTreeMap<Name<App>, RawApp>,
+    /// Where it is recorded what was opened.
+    audit: RawAudit,
+    /// Bounds of what the engine takes on at once.
+    #[serde(default)]
+    limits: RawLimits,
+    /// Worker threads; the number of cores when absent.
+    threads: Option<NonZeroUsize>,
+    /// The log.
+    #[serde(default)]
+    log: Log,
+}
+
+/// Where the root key comes from.
+#[cfg(feature = "development")]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+enum RawRoot {
+    /// A file of mode 0600 with 32 bytes as hexadecimal or base64 text.
+    File(PathBuf),
+    /// An environment variable with the same.
+    Env(String),
+}
+
+/// What happens with roles that are not declared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum Undeclared {
+    /// They are refused.
+    #[default]
+    Refuse,
+    /// They are sealed with random salts, and opened.
+    Allow,
+}
+
+/// One app.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct RawApp {
+    /// The roles of its tokens.
+    #[serde(default)]
+    roles: BTreeMap<Name<Role>, RawRole>,
+    /// Deterministic seals a second that one engine serves: each answers a guess.
+    #[serde(default = "deterministic_rate")]
+    deterministic_rate: u32,
+}
+
+/// One role.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct RawRole {
+    /// Equal values give equal tokens, so that they can be searched and joined; whoever may seal can test guesses.
+    #[serde(default)]
+    deterministic: bool,
+}
+
+/// Where it is recorded what was opened.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct RawAudit {
+    /// Records are appended here as JSON lines, and synced before the answer leaves.
+    file: PathBuf,
+}
+
+/// Bounds of what the engine takes on at once.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+struct RawLimits {
+    /// Longest frame, in bytes.
+    #[schemars(range(min = 1024, max = MAX_FRAME))]
+    frame_bytes: usize,
+    /// Connections at once.
+    connections: NonZeroUsize,
+    /// Requests that wait for a worker or for the audit at once; more are answered with `overloaded`.
+    requests: NonZeroUsize,
+    /// Bytes of large frames held at once; further ones are not read until there is room.
+    held_bytes: usize,
+    /// A frame that has begun must end within this time, in milliseconds.
+    frame_ms: u64,
+    /// A relay that takes no bytes of its answers for this time is cut off, in milliseconds.
+    write_ms: u64,
+    /// Time for requests in flight when the engine stops, in milliseconds.
+    drain_ms: u64,
+}
+
+impl Default for RawLimits {
+    fn default() -> Self {
+        Self {
+            frame_bytes: MAX_FRAME,
+            connections: NonZeroUsize::MIN.saturating_add(1023),
+            requests: NonZeroUsize::MIN.saturating_add(4095),
+            held_bytes: 256 * 1024 * 1024,
+            frame_ms: 10_000,
+            write_ms: 30_000,
+            drain_ms: 10_000,
+        }
+    }
+}
+
+/// The log.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// How lines are written.
+    pub format: LogFormat,
+    /// The least severe lines that are written.
+    pub level: LogLevel,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The least severe log lines that are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LogLevel {
+    /// Failures.
+    Error,
+    /// And what may become one.
+    Warn,
+    /// And what happens.
+    #[default]
+    Info,
+    /// And how.
+    Debug,
+}
+
+fn socket_mode() -> Name<SocketMode> {
+    Name(SocketMode(0o600))
+}
+
+fn deterministic_rate() -> u32 {
+    DETERMINISTIC_RATE
+}
+
+/// Text that is checked while the file is read, so that a complaint has its place.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Name<T>(T);
+
+/// What a [`Name`] reads.
+trait Text: Sized {
+    const SCHEMA: (&'static str, &'static str);
+    fn read(text: &str) -> Result<Self, String>;
+}
+
+impl<'de, T: Text> Deserialize<'de> for Name<T> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        T::read(&text).map(Self).map_err(|why| serde::de::Error::custom(format!("`{text}`: {why}")))
+    }
+}
+
+impl<T: Text> JsonSchema for Name<T> {
+    fn schema_name() -> Cow<'static, str> {
+        T::SCHEMA.0.into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({"type": "string", "pattern": T::SCHEMA.1})
+    }
+}
+
+impl Text for App {
+    const SCHEMA: (&'static str, &'static str) = ("App", "^[a-z][a-z0-9-]{0,31}$");
+    fn read(text: &str) -> Result<Self, String> {
+        Self::parse(text).map_err(|e| e.to_string())
+    }
+}
+
+impl Text for Role {
+    const SCHEMA: (&'static str, &'static str) = ("Role", "^[a-z][a-z0-9-]{0,19}$");
+    fn read(text: &str) -> Result<Self, String> {
+        Self::parse(text).map_err(|e| e.to_string())
+    }
+}
+
+/// Permission bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct SocketMode(u32);
+
+impl Text for SocketMode {
+    const SCHEMA: (&'static str, &'static str) = ("SocketMode", "^0?[0-7]{3}$");
+    fn read(text: &str) -> Result<Self, String> {
+        u32::from_str_radix(text, 8)
+            .ok()
+            .filter(|m| *m <= 0o777)
+            .map(Self)
+            .ok_or_else(|| "permission bits are octal text such as \"0600\"".to_owned())
+    }
+}
+
+impl Text for Endpoint {
+    const SCHEMA: (&'static str, &'static str) = ("Endpoint", "^(unix|vsock|hybrid|tcp)://");
+    fn read(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|e: e3_link::EndpointError| e.to_string())
+    }
+}
+
+/// Where the root key comes from.
+#[cfg(feature = "development")]
+#[derive(Debug, Clone)]
+pub enum RootSource {
+    /// A file of mode 0600.
+    File(PathBuf),
+    /// An environment variable.
+    Environment(String),
+}
+
+/// Bounds of what the engine takes on at once.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Longest frame, in bytes.
+    pub frame_bytes: usize,
+    /// Connections at once.
+    pub connections: usize,
+    /// Requests that wait for a worker or for the audit at once.
+    pub requests: usize,
+    /// Bytes of large frames held at once.
+    pub held_bytes: usize,
+    /// Time within which a frame that has begun must end.
+    pub frame: Duration,
+    /// Time for which a relay may take no bytes of its answers.
+    pub write: Duration,
+    /// Time for requests in flight when the engine stops.
+    pub drain: Duration,
+}
+
+/// A configuration that was checked.
+pub struct Config {
+    /// Whether plain links are allowed.
+    pub development: bool,
+    /// Where to listen.
+    pub listen: Vec<Endpoint>,
+    /// Permission bits of Unix sockets.
+    pub socket_mode: u32,
+    /// The keyring file.
+    pub keyring: PathBuf,
+    /// Where the root key comes from.
+    #[cfg(feature = "development")]
+    pub root: RootSource,
+    /// Whether an app gets its keys at its first use.
+    pub create_apps: bool,
+    /// The declared roles.
+    pub policy: Policy,
+    /// The audit file.
+    pub audit: PathBuf,
+    /// Bounds.
+    pub limits: Limits,
+    /// Worker threads.
+    pub threads: Option<NonZeroUsize>,
+    /// The log.
+    pub log: Log,
+}
+
+impl Config {
+    /// Reads and checks the file.
+    ///
+    /// # Errors
+    /// It cannot be read, or something in it is refused; the report says where and why.
+    pub fn load(path: &Path) -> Result<Self, Error> {
+        let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        let raw: Raw = serde_saphyr::from_str(&text).map_err(|e| Error::Config(report(path, &e)))?;
+        raw.resolve(path)
+    }
+}
+
+/// `file:line:column: cause`, and the lines around.
+fn report(path: &Path, error: &serde_saphyr::Error) -> Report {
+    let place = error.location().map_or_else(String::new, |l| format!(":{}:{}", l.line(), l.column()));
+    let shown = error.to_string();
+    // The library names the place in its first line; it is the first thing in ours.
+    let cause = shown.split_once(": ").map_or(shown.as_str(), |(_, rest)| rest);
+    let cause = cause.split_once(": ").filter(|(at, _)| at.starts_with("line ")).map_or(cause, |(_, rest)| rest);
+    let cause = cause.replace("--> <input>", "--> ").replace("\n\n", "\n");
+    Report(format!(
+        "{}{place}: {}\nhint: `e3 config schema` prints every key that may stand here",
+        path.display(),
+        cause.trim_end()
+    ))
+}
+
+impl Raw {
+    fn resolve(self, path: &Path) -> Result<Config, Error> {
+        let refuse = |key: &str, why: &str, hint: &str| {
+            Err(Error::Config(Report(format!("{}: `{key}`: {why}\nhint: {hint}", path.display()))))
+        };
+        let development = self.development && cfg!(feature = "development");
+        if self.development && !development {
+            return refuse("development", "this build has no development mode", "build with the feature `development`");
+        }
+        if self.listen.is_empty() {
+            return refuse("listen", "no endpoint", "for example `listen: [\"unix:///run/e3/e3.sock\"]`");
+        }
+        if self.create_apps && !development {
+            return refuse("create_apps", "needs `development: true`", "`e3 keys create-app` makes the keys of an app");
+        }
+        if self.undeclared_roles == Undeclared::Allow && !development {
+            return refuse("undeclared_roles", "`allow` needs `development: true`", "declare the roles under `apps`");
+        }
+        let limits = self.limits;
+        if !(1024..=MAX_FRAME).contains(&limits.frame_bytes) {
+            return refuse("limits.frame_bytes", "out of bounds", "between 1024 and 33554432");
+        }
+        if limits.held_bytes < limits.frame_bytes {
+            return refuse("limits.held_bytes", "less than one frame", "at least `limits.frame_bytes`");
+        }
+        if limits.frame_ms == 0 || limits.write_ms == 0 {
+            return refuse("limits", "a time of 0 ms", "leave it out for the default");
+        }
+        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        let apps = self.apps.into_iter().map(|(app, raw)| {
+            let rules = |raw: RawRole| RoleRules { deterministic: raw.deterministic };
+            let roles = raw.roles.into_iter().map(|(role, raw)| (role.0, rules(raw))).collect();
+            (app.0, AppRules::new(roles, raw.deterministic_rate))
+        });
+        Ok(Config {
+            development,
+            listen: self.listen.into_iter().map(|e| e.0).collect(),
+            socket_mode: self.socket_mode.0.0,
+            keyring: folder.join(self.keyring),
+            #[cfg(feature = "development")]
+            root: match self.root {
+                RawRoot::File(file) => RootSource::File(folder.join(file)),
+                RawRoot::Env(name) => RootSource::Environment(name),
+            },
+            create_apps: self.create_apps,
+            policy: Policy::new(apps.collect(), self.undeclared_roles == Undeclared::Allow),
+            audit: folder.join(self.audit.file),
+            limits: Limits {
+                frame_bytes: limits.frame_bytes,
+                connections: limits.connections.get(),
+                requests: limits.requests.get(),
+                held_bytes: limits.held_bytes,
+                frame: Duration::from_millis(limits.frame_ms),
+                write: Duration::from_millis(limits.write_ms),
+                drain: Duration::from_millis(limits.drain_ms),
+            },
+            threads: self.threads,
+            log: self.log,
+        })
+    }
+}
+
+/// The JSON schema of the file, as pretty text.
+///
+/// # Errors
+/// Never for the schema of this type; the signature is the serialiser's.
+pub fn schema() -> Result<String, serde_json::Error> {
+    serde_json::to_string_pretty(&schemars::schema_for!(Raw)).map(|s| s + "\n")
+}

@@ -1,0 +1,113 @@
+//! Opening (SPEC.md, "Opening").
+
+use super::format::{Header, MessageKey, PREAMBLE, Parts, Suite, TAG};
+use super::value;
+use crate::audit::Withheld;
+use crate::keyring::{Keyring, Lineage};
+use crate::policy::Allowed;
+use aes_gcm::aead::AeadInOut;
+use aes_gcm::aead::inout::InOutBuf;
+use e3_wire::{App, Inspection, Role, TokenText, ValueType};
+use subtle::ConstantTimeEq;
+use zeroize::{Zeroize, Zeroizing};
+
+/// The token is not a genuine one of this app. Never says why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the token does not authenticate")]
+pub struct NotAuthentic;
+
+/// A genuine token of an app: its header holds, and its value is inside, out of reach until it is allowed.
+pub struct Authentic {
+    role: Role,
+    value_type: ValueType,
+    suite: Suite,
+    kid: u32,
+    time: u32,
+    value: Zeroizing<Vec<u8>>,
+}
+
+impl Authentic {
+    /// Authenticates the text as exactly one token of `app`.
+    ///
+    /// # Errors
+    /// It is not one, for whatever reason: form, key, commitment, tag, or a content that is not one value of its type.
+    pub fn read(keyring: &Keyring, app: App, text: &[u8]) -> Result<Self, NotAuthentic> {
+        let token = TokenText::parse(text).map_err(|_| NotAuthentic)?;
+        let mut binary = Zeroizing::new(token.decode().map_err(|_| NotAuthentic)?);
+        let parts = Parts::read(&binary).ok_or(NotAuthentic)?;
+        let lineage = match parts.suite {
+            Suite::Random => Lineage::Random,
+            Suite::Deterministic => Lineage::Deterministic,
+        };
+        let key = keyring.find(parts.kid, app, lineage).ok_or(NotAuthentic)?;
+        let header = Header::new(token.role, token.value_type, parts.suite, parts.kid, parts.time);
+        let message = MessageKey::derive(key.secret(), app, &header, &parts.salt);
+        if !bool::from(message.commit().ct_eq(&parts.commit)) {
+            return Err(NotAuthentic);
+        }
+        let end = binary.len() - TAG;
+        let mut tag = aes_gcm::Tag::default();
+        tag.copy_from_slice(&binary[end..]);
+        let buffer = InOutBuf::from(&mut binary[PREAMBLE..end]);
+        message
+            .cipher()
+            .decrypt_inout_detached(&message.nonce(), header.as_bytes(), buffer, &tag)
+            .map_err(|_| NotAuthentic)?;
+        // Keep the one buffer: move the value to its start and clear what lies behind.
+        binary.copy_within(PREAMBLE..end, 0);
+        let len = end - PREAMBLE;
+        binary[len..].zeroize();
+        binary.truncate(len);
+        if !value::is_one_value(token.value_type, &binary) {
+            return Err(NotAuthentic);
+        }
+        Ok(Self {
+            role: token.role,
+            value_type: token.value_type,
+            suite: parts.suite,
+            kid: parts.kid,
+            time: parts.time,
+            value: binary,
+        })
+    }
+
+    /// The authenticated role.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// The authenticated key id.
+    #[must_use]
+    pub fn kid(&self) -> u32 {
+        self.kid
+    }
+
+    /// The authenticated type.
+    #[must_use]
+    pub fn value_type(&self) -> ValueType {
+        self.value_type
+    }
+
+    /// What is known of the token without its value.
+    #[must_use]
+    pub fn inspection(&self) -> Inspection {
+        Inspection {
+            role: self.role,
+            value_type: self.value_type,
+            suite: self.suite as u8,
+            kid: self.kid,
+            time: self.time,
+        }
+    }
+
+    /// Puts the value into an answer that is withheld until its audit record is written: the only way in which it leaves this type.
+    /// Answers whether the permission was one to open this role.
+    pub(crate) fn reveal(self, allowed: &Allowed, answer: &mut Withheld) -> bool {
+        let may = allowed.opens() && allowed.role() == self.role;
+        if may {
+            answer.opened(self.value_type, self.role, self.kid, &self.value);
+        }
+        may
+    }
+}

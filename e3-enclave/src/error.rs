@@ -1,0 +1,139 @@
+//! What can keep the program from doing its work. Each is one line for people: what failed, where, and what to do.
+
+use crate::keyring::{KeyringFault, RotateError};
+use std::io;
+use std::path::PathBuf;
+
+/// Every way in which a command of `e3` fails.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The configuration is refused; the report has file, line, column and hint.
+    #[error("{0}")]
+    Config(crate::config::Report),
+    /// A file cannot be read.
+    #[error("{}: cannot be read: {source}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file cannot be written, locked or replaced.
+    #[error("{}: cannot be written: {source}", path.display())]
+    Write {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A keyring or root key that is no plain file, or far too large.
+    #[error("{}: is not a plain file of a sensible size", path.display())]
+    NotAFile {
+        /// Which.
+        path: PathBuf,
+    },
+    /// A keyring or root key that others may read.
+    #[error("{}: mode {mode:04o} lets others in; `chmod 600` it", path.display())]
+    OpenToOthers {
+        /// Which.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// A keyring or root key of another user.
+    #[error("{}: belongs to user {owner}; it must belong to the user that runs e3, or to root", path.display())]
+    NotOwned {
+        /// Which.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+    },
+    /// A root key file that is none.
+    #[error("{}: is no root key: 32 bytes as hexadecimal or base64 text are needed", path.display())]
+    BadRootFile {
+        /// Which.
+        path: PathBuf,
+    },
+    /// A root key variable that is none.
+    #[error("environment variable {name}: is not set to a root key: 32 bytes as hexadecimal or base64 text are needed")]
+    BadRootVariable {
+        /// Which.
+        name: String,
+    },
+    /// The build has no way to get a root key.
+    #[error("this build has no source for its root key: it was built without the feature `development`")]
+    NoRootSource,
+    /// The build, or the configuration, does not allow links that prove nothing.
+    #[error(
+        "the engine link is not attested; that is allowed only in development builds, with `development: true` in the configuration"
+    )]
+    PlainLink,
+    /// A keyring file that is refused.
+    #[error("{}: keyring refused: {fault}", path.display())]
+    Keyring {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        fault: KeyringFault,
+    },
+    /// `keys init` over an existing keyring.
+    #[error("{}: exists already; a keyring is never written over", path.display())]
+    KeyringExists {
+        /// Which.
+        path: PathBuf,
+    },
+    /// Another process holds the keyring's lock.
+    #[error("{}: another process holds this lock", path.display())]
+    Locked {
+        /// The lock's file.
+        path: PathBuf,
+    },
+    /// A change of keys that is refused.
+    #[error(transparent)]
+    Rotate(RotateError),
+    /// The operating system gave no random numbers.
+    #[error("the operating system gave no random numbers")]
+    Entropy,
+    /// The audit file cannot be opened at start.
+    #[error("{}: the audit sink cannot be opened: {source}", path.display())]
+    Audit {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// An endpoint cannot be listened on.
+    #[error("{endpoint}: cannot listen: {source}")]
+    Listen {
+        /// Which.
+        endpoint: e3_link::Endpoint,
+        /// Why.
+        source: io::Error,
+    },
+    /// The process could not be hardened.
+    #[error("core dumps cannot be switched off: {0}")]
+    Harden(io::Error),
+    /// The runtime, a thread or a signal handler cannot be set up.
+    #[error("the runtime cannot start: {0}")]
+    Runtime(io::Error),
+}
+
+impl Error {
+    /// The exit code of a command that ends with this error: 1 at run time, 2 configuration, 3 keys refused.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::PlainLink | Self::NoRootSource => 2,
+            Self::OpenToOthers { .. }
+            | Self::NotOwned { .. }
+            | Self::NotAFile { .. }
+            | Self::BadRootFile { .. }
+            | Self::BadRootVariable { .. }
+            | Self::Keyring { .. }
+            | Self::KeyringExists { .. }
+            | Self::Rotate(_) => 3,
+            _ => 1,
+        }
+    }
+}

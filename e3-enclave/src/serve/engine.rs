@@ -1,0 +1,291 @@
+//! What a request asks, done: policy, keys, tokens, answer.
+
+use crate::audit::{Audit, Finished, Stated, Withheld};
+use crate::config::Limits;
+use crate::envelope::{Authentic, SealError, SealTime, Sealer};
+use crate::error::Error;
+use crate::keyring::{Keyring, Live};
+use crate::policy::{Asked, Policy, Principal, Verb};
+use e3_wire::{Item, Refusal, Request, RequestRefusal, Role, ValueType};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
+use tokio::sync::Semaphore;
+
+/// Items between two looks at the clock.
+const ITEMS_PER_LOOK: usize = 256;
+
+/// Everything that connections share.
+pub(super) struct Engine {
+    policy: Policy,
+    live: Live,
+    audit: Audit,
+    create_apps: bool,
+    limits: Limits,
+    counters: Counters,
+    /// Requests that wait for a worker or for the audit.
+    waiting: AtomicUsize,
+    /// Room for large frames, in KiB.
+    held: Arc<Semaphore>,
+}
+
+/// How a request was answered.
+pub(super) enum Outcome {
+    /// The body of its answer, which may have to wait for its record.
+    Answer(Finished),
+    /// Nothing was done.
+    Refused(RequestRefusal),
+    /// It needs something that blocks (the first keys of an app): ask again from a thread that may.
+    MustBlock,
+}
+
+/// What was done since the start.
+#[derive(Default)]
+pub(super) struct Counters {
+    requests: AtomicU64,
+    sealed: AtomicU64,
+    kept: AtomicU64,
+    opened: AtomicU64,
+    inspected: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn log(&self) {
+        let get = |c: &AtomicU64| c.load(Ordering::Relaxed);
+        tracing::info!(
+            requests = get(&self.requests),
+            sealed = get(&self.sealed),
+            kept = get(&self.kept),
+            opened = get(&self.opened),
+            inspected = get(&self.inspected),
+            refused = get(&self.refused),
+            "served"
+        );
+    }
+}
+
+/// A place among the waiting requests; given back when dropped.
+pub(super) struct Place(Arc<Engine>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Engine {
+    pub(super) fn new(policy: Policy, live: Live, audit: Audit, create_apps: bool, limits: Limits) -> Self {
+        let held = limits.held_bytes.div_ceil(1024).min(Semaphore::MAX_PERMITS);
+        Self {
+            policy,
+            live,
+            audit,
+            create_apps,
+            limits,
+            counters: Counters::default(),
+            waiting: AtomicUsize::new(0),
+            held: Arc::new(Semaphore::new(held)),
+        }
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    pub(super) fn audit(&self) -> &Audit {
+        &self.audit
+    }
+
+    pub(super) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    pub(super) fn held(&self) -> &Arc<Semaphore> {
+        &self.held
+    }
+
+    pub(super) fn reload(&self, force: bool) -> Result<Option<u64>, Error> {
+        self.live.reload(force)
+    }
+
+    /// A place among the waiting requests, if there is one.
+    pub(super) fn place(self: &Arc<Self>) -> Option<Place> {
+        if self.waiting.fetch_add(1, Ordering::Relaxed) < self.limits.requests {
+            Some(Place(Arc::clone(self)))
+        } else {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            None
+        }
+    }
+
+    /// Does what the request asks. `may_block` says whether the thread may wait for the disk.
+    pub(super) fn process(&self, request: &Request<'_>, deadline: Instant, may_block: bool) -> Outcome {
+        if Instant::now() >= deadline {
+            return Outcome::Refused(RequestRefusal::Deadline);
+        }
+        if !self.policy.knows(request.app) {
+            return Outcome::Refused(RequestRefusal::UnknownApp);
+        }
+        let mut keyring = self.live.current();
+        if !keyring.has_app(request.app) {
+            if !self.create_apps {
+                return Outcome::Refused(RequestRefusal::UnknownApp);
+            }
+            if !may_block {
+                return Outcome::MustBlock;
+            }
+            if let Err(error) = self.live.create_app(request.app) {
+                tracing::error!(app = %request.app, %error, "the app's first keys could not be made");
+                return Outcome::Refused(RequestRefusal::NotReady);
+            }
+            tracing::info!(app = %request.app, "made the app's first keys");
+            keyring = self.live.current();
+        }
+        let Some(time) = SealTime::now() else { return Outcome::Refused(RequestRefusal::NotReady) };
+        let work = Work { engine: self, keyring: &keyring, request, principal: Principal::PlainLink };
+        work.run(time, deadline)
+    }
+}
+
+/// One request at work.
+struct Work<'a> {
+    engine: &'a Engine,
+    keyring: &'a Keyring,
+    request: &'a Request<'a>,
+    principal: Principal,
+}
+
+/// The request cannot be served at all.
+struct NotReady;
+
+impl Work<'_> {
+    fn run(&self, time: SealTime, deadline: Instant) -> Outcome {
+        let mut sealer = Sealer::new(self.keyring, time);
+        let mut answer = Withheld::new(self.capacity());
+        for (at, item) in self.request.items.iter().enumerate() {
+            if at % ITEMS_PER_LOOK == ITEMS_PER_LOOK - 1 && Instant::now() >= deadline {
+                return Outcome::Refused(RequestRefusal::Deadline);
+            }
+            if self.item(item, &mut sealer, &mut answer).is_err() {
+                return Outcome::Refused(RequestRefusal::NotReady);
+            }
+        }
+        count(&self.engine.counters.requests);
+        let stated = Stated { principal: self.principal, app: self.request.app, context: &self.request.context };
+        Outcome::Answer(answer.finish(&stated, deadline))
+    }
+
+    /// Room for the whole answer at once: growing later would leave copies of plaintext in freed memory.
+    fn capacity(&self) -> usize {
+        let one = |item: &Item<'_>| match item {
+            Item::Seal { value, .. } | Item::SealDeterministic { value, .. } | Item::KeepOrSeal { value, .. } => {
+                value.len() + value.len() / 3 + 160
+            }
+            Item::Open { token, .. } | Item::Inspect { token } => token.len() / 4 * 3 + 64,
+        };
+        self.request.items.iter().map(one).sum()
+    }
+
+    fn item(&self, item: &Item<'_>, sealer: &mut Sealer<'_>, answer: &mut Withheld) -> Result<(), NotReady> {
+        match *item {
+            Item::Seal { role, value_type, value } => self.seal(Verb::Seal, role, value_type, value, sealer, answer),
+            Item::SealDeterministic { role, value_type, value } => {
+                self.seal(Verb::SealDeterministic, role, value_type, value, sealer, answer)
+            }
+            Item::KeepOrSeal { role, value_type, value, deterministic } => {
+                if value_type == ValueType::String && self.is_genuine(role, value) {
+                    count(&self.engine.counters.kept);
+                    answer.kept();
+                    return Ok(());
+                }
+                let verb = if deterministic { Verb::SealDeterministic } else { Verb::Seal };
+                self.seal(verb, role, value_type, value, sealer, answer)
+            }
+            Item::Open { roles, token } => {
+                match Authentic::read(self.keyring, self.request.app, token) {
+                    Err(_) => self.deny(Verb::Open, None, Refusal::NotAuthentic, answer),
+                    Ok(genuine) => {
+                        let of = Some((genuine.role(), genuine.kid()));
+                        let decided = if roles.contains(genuine.role()) {
+                            self.decide(Verb::Open, genuine.role())
+                        } else {
+                            Err(Refusal::RoleNotAllowed)
+                        };
+                        match decided {
+                            Ok(allowed) if genuine.reveal(&allowed, answer) => count(&self.engine.counters.opened),
+                            Ok(_) => self.deny(Verb::Open, of, Refusal::RoleNotAllowed, answer),
+                            Err(refusal) => self.deny(Verb::Open, of, refusal, answer),
+                        }
+                    }
+                }
+                Ok(())
+            }
+            Item::Inspect { token } => {
+                match Authentic::read(self.keyring, self.request.app, token) {
+                    Err(_) => self.deny(Verb::Inspect, None, Refusal::NotAuthentic, answer),
+                    Ok(genuine) => match self.decide(Verb::Inspect, genuine.role()) {
+                        Ok(_) => {
+                            count(&self.engine.counters.inspected);
+                            answer.inspected(&genuine.inspection());
+                        }
+                        Err(refusal) => {
+                            self.deny(Verb::Inspect, Some((genuine.role(), genuine.kid())), refusal, answer);
+                        }
+                    },
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn decide(&self, verb: Verb, role: Role) -> Result<crate::policy::Allowed, Refusal> {
+        let context = &self.request.context;
+        self.engine.policy.decide(&Asked { principal: self.principal, app: self.request.app, verb, role, context })
+    }
+
+    /// Whether the value is a genuine token of this app and role that may be kept.
+    fn is_genuine(&self, role: Role, value: &[u8]) -> bool {
+        value.starts_with(e3_wire::token::PREFIX)
+            && self.decide(Verb::Keep, role).is_ok()
+            && Authentic::read(self.keyring, self.request.app, value).is_ok_and(|t| t.role() == role)
+    }
+
+    fn seal(
+        &self,
+        verb: Verb,
+        role: Role,
+        value_type: ValueType,
+        value: &[u8],
+        sealer: &mut Sealer<'_>,
+        answer: &mut Withheld,
+    ) -> Result<(), NotReady> {
+        let refusal = match self.decide(verb, role) {
+            Err(refusal) => refusal,
+            Ok(allowed) => match answer.token(|out| sealer.seal(&allowed, value_type, value, out)) {
+                Ok(()) => {
+                    count(&self.engine.counters.sealed);
+                    return Ok(());
+                }
+                Err(SealError::BadValue | SealError::Cipher) => Refusal::BadValue,
+                Err(SealError::NotAllowed) => Refusal::RoleKind,
+                Err(error @ (SealError::NoKey | SealError::Entropy)) => {
+                    tracing::error!(app = %self.request.app, %error, "nothing can be sealed");
+                    return Err(NotReady);
+                }
+            },
+        };
+        count(&self.engine.counters.refused);
+        answer.refused(refusal);
+        Ok(())
+    }
+
+    fn deny(&self, verb: Verb, token: Option<(Role, u32)>, refusal: Refusal, answer: &mut Withheld) {
+        count(&self.engine.counters.refused);
+        answer.denied(verb, token, refusal);
+    }
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}

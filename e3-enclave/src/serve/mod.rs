@@ -1,0 +1,154 @@
+//! Endpoints, connections, frames, deadlines and drain (SPEC.md, "Frames", "Connections").
+//!
+//! [`connection`] carries one relay's frames ([`inbox`] in, [`outbox`] out), [`engine`] does what a
+//! request asks, [`signals`] says when to reload and when to stop.
+
+mod connection;
+mod engine;
+mod inbox;
+mod outbox;
+mod signals;
+
+use crate::audit::Audit;
+use crate::config::Config;
+use crate::error::Error;
+use crate::keyring::Live;
+use e3_link::Listener;
+use engine::Engine;
+use signals::Signals;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+/// How often the keyring file is looked at.
+const KEYRING_LOOK: Duration = Duration::from_millis(500);
+
+/// Serves relays until SIGTERM or SIGINT, then finishes what is in flight.
+///
+/// # Errors
+/// The engine cannot start.
+pub fn run(config: Config, live: Live) -> Result<(), Error> {
+    check_link(&config)?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = config.threads.map_or(cores, usize::from);
+    // One thread needs no scheduler between threads, which costs a tenth of a small request.
+    let mut builder = match threads {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    // Only large requests run on blocking threads; more of them than cores would only wait for each other.
+    let runtime = builder
+        .worker_threads(threads)
+        .max_blocking_threads(threads + 1)
+        .thread_name("e3-worker")
+        .enable_all()
+        .build()
+        .map_err(Error::Runtime)?;
+    let audit = Audit::start(config.audit.clone(), config.development)?;
+    let served = runtime.block_on(serve(config, live, audit));
+    // A job that is stuck must not keep the process from ending.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    served
+}
+
+/// Whether the configuration may serve the links that it names.
+///
+/// # Errors
+/// Without development mode only attested links are served, and there are none yet.
+pub fn check_link(config: &Config) -> Result<(), Error> {
+    if config.development { Ok(()) } else { Err(Error::PlainLink) }
+}
+
+async fn serve(config: Config, live: Live, audit: Audit) -> Result<(), Error> {
+    let mut signals = Signals::new().map_err(Error::Runtime)?;
+    let mut listeners = Vec::new();
+    for endpoint in &config.listen {
+        let bound = endpoint.listen(config.socket_mode).await;
+        listeners.push(bound.map_err(|source| Error::Listen { endpoint: endpoint.clone(), source })?);
+    }
+    let (limits, epoch) = (config.limits, live.current().epoch());
+    let engine = Arc::new(Engine::new(config.policy, live, audit, config.create_apps, limits));
+    let (drain, draining) = watch::channel(false);
+    let room = Arc::new(Semaphore::new(limits.connections));
+    let mut accepting = JoinSet::new();
+    for listener in listeners {
+        accepting.spawn(accept(listener, Arc::clone(&engine), Arc::clone(&room), draining.clone()));
+    }
+    tracing::warn!("development mode: the engine link proves nothing, and keys are in this host's memory");
+    let names: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
+    tracing::info!(endpoints = names.join(" "), keyring_epoch = epoch, "ready");
+    signals::notify("READY=1");
+    let watching = tokio::spawn(follow_keyring(Arc::clone(&engine)));
+    loop {
+        match signals.next().await {
+            signals::Signal::Reload => reload(&engine, true).await,
+            signals::Signal::Stop => break,
+        }
+    }
+    watching.abort();
+    tracing::info!("draining");
+    signals::notify("STOPPING=1");
+    // Receivers outlive the engine's loops, so this cannot be lost.
+    drain.send_replace(true);
+    while accepting.join_next().await.is_some() {}
+    // Every connection holds a permit: all of them back means that nothing is in flight.
+    let all = u32::try_from(limits.connections).unwrap_or(u32::MAX);
+    tokio::select! {
+        _ = room.acquire_many(all) => {}
+        () = tokio::time::sleep(limits.drain) => tracing::warn!("requests were still in flight when the drain time ended"),
+        () = async { while signals.next().await != signals::Signal::Stop {} } => tracing::warn!("stopped while draining"),
+    }
+    engine.counters().log();
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Accepts connections until the drain begins; the listener is closed then.
+async fn accept(listener: Listener, engine: Arc<Engine>, room: Arc<Semaphore>, mut draining: watch::Receiver<bool>) {
+    loop {
+        // Room first: connections over the limit wait in the kernel's queue.
+        let permit = tokio::select! {
+            permit = Arc::clone(&room).acquire_owned() => permit,
+            _ = draining.wait_for(|d| *d) => return,
+        };
+        let Ok(permit) = permit else { return };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = draining.wait_for(|d| *d) => return,
+        };
+        match accepted {
+            Ok(stream) => {
+                let (engine, draining) = (Arc::clone(&engine), draining.clone());
+                tokio::spawn(async move {
+                    connection::serve(stream, engine, draining).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                // Out of file descriptors, most likely: trying at once would only spin.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn follow_keyring(engine: Arc<Engine>) {
+    let mut ticks = tokio::time::interval(KEYRING_LOOK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        reload(&engine, false).await;
+    }
+}
+
+async fn reload(engine: &Arc<Engine>, force: bool) {
+    let engine = Arc::clone(engine);
+    match tokio::task::spawn_blocking(move || engine.reload(force)).await {
+        Ok(Ok(Some(epoch))) => tracing::info!(epoch, "keyring reloaded"),
+        Ok(Ok(None)) => {}
+        Ok(Err(error)) => tracing::error!(%error, "keyring not reloaded; the one in force stays"),
+        Err(error) => tracing::error!(%error, "keyring not reloaded"),
+    }
+}
