@@ -2,12 +2,16 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 pub use rustix::process::Signal;
 use rustix::process::{Pid, kill_process};
+
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::eventually;
 
@@ -77,8 +81,11 @@ impl Program {
             .stdin(Stdio::null())
             .stdout(output.try_clone().expect("the log can be shared"))
             .stderr(output)
+            // A group of its own: Ctrl-C reaches this program alone, which then ends what it started.
+            .process_group(0)
             .spawn()
             .expect("the program starts");
+        alive().push(child.id());
         Running { child, program: self, log: log.to_owned() }
     }
 
@@ -116,6 +123,8 @@ impl Running {
 
     /// Kills it and waits for its end.
     pub fn kill(&mut self) {
+        let id = self.id();
+        alive().retain(|alive| *alive != id);
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -142,6 +151,42 @@ impl Running {
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
+}
+
+/// Ids of the processes that were started and not yet killed.
+fn alive() -> std::sync::MutexGuard<'static, Vec<u32>> {
+    static ALIVE: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+    ALIVE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// From now on SIGINT, SIGTERM and SIGHUP kill every process that was started here, remove `folder` and end this one.
+///
+/// # Panics
+/// If signals cannot be received.
+pub fn end_all_on_signals(folder: PathBuf) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let mut signals = {
+        let _inside = runtime.enter();
+        [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()]
+            .map(|kind| signal(kind).expect("a signal"))
+    };
+    thread::spawn(move || {
+        let [interrupt, terminate, hangup] = &mut signals;
+        runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+                _ = hangup.recv() => {}
+            }
+        });
+        for id in alive().iter() {
+            if let Some(id) = i32::try_from(*id).ok().and_then(Pid::from_raw) {
+                let _ = kill_process(id, Signal::KILL);
+            }
+        }
+        let _ = std::fs::remove_dir_all(folder);
+        std::process::exit(130);
+    });
 }
 
 impl Drop for Running {
