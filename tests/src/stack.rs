@@ -38,7 +38,7 @@ impl Engine {
         fs::write(
             &config,
             format!(
-                "development: true\nlisten: [\"unix://{}\"]\nkeyring: {}\nroot: {{file: {}}}\naudit: {{file: {}}}\n",
+                "development: true\ncreate_apps: true\nundeclared_roles: allow\napps: {{shop: {{roles: {{email: {{deterministic: true}}}}}}}}\nlisten: [\"unix://{}\"]\nkeyring: {}\nroot: {{file: {}}}\naudit: {{file: {}}}\n",
                 path("e3.sock"),
                 path("keyring"),
                 path("root.key"),

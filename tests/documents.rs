@@ -1,0 +1,66 @@
+//! README.md keeps step with the source: the tests it names exist, and so do the metrics and the problem codes.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests is in the repository").to_owned()
+}
+
+fn readme() -> String {
+    fs::read_to_string(root().join("README.md")).expect("README.md")
+}
+
+/// The table rows under a heading, as cells.
+fn rows(readme: &str, heading: &str) -> Vec<Vec<String>> {
+    let section = readme.split(&format!("## {heading}\n")).nth(1).unwrap_or_else(|| panic!("README.md has no {heading}"));
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let rows = section.lines().filter(|line| line.starts_with("| ") && !line.starts_with("|---"));
+    let cells = |line: &str| line.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect();
+    rows.map(cells).collect()
+}
+
+/// What stands in backquotes.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// The text of every Rust file below a folder.
+fn sources(folder: &Path, text: &mut String) {
+    for entry in fs::read_dir(folder).expect("a folder of the repository") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if path.is_dir() && name != "target" && !name.starts_with('.') {
+            sources(&path, text);
+        } else if name.ends_with(".rs") {
+            text.push_str(&fs::read_to_string(&path).expect("a source file"));
+        }
+    }
+}
+
+#[test]
+fn every_promise_names_tests_that_exist() {
+    let mut text = String::new();
+    sources(&root(), &mut text);
+    let readme = readme();
+    let rows = rows(&readme, "Promises");
+    assert!(rows.len() > 8, "the table of promises was not found");
+    for row in &rows[1..] {
+        let tests: Vec<&str> = quoted(&row[1]).collect();
+        assert!(!tests.is_empty(), "no test holds: {}", row[0]);
+        for test in tests {
+            assert!(text.contains(&format!("fn {test}(")), "README.md names {test}, which does not exist");
+        }
+    }
+}
+
+#[test]
+fn every_metric_is_documented() {
+    let metrics = fs::read_to_string(root().join("relay/src/metrics.rs")).expect("metrics.rs");
+    let exposed: BTreeSet<&str> = metrics.split('"').filter(|word| word.starts_with("e3_relay_") && !word.contains('{')).collect();
+    assert!(exposed.len() >= 13, "{exposed:?}");
+    let readme = readme();
+    let documented: BTreeSet<&str> = quoted(&readme).filter(|word| word.starts_with("e3_relay_")).collect();
+    assert_eq!(exposed, documented);
+}
