@@ -269,7 +269,8 @@ fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> R
     Ok(metric)
 }
 
-fn side_label(side: Side) -> &'static str {
+/// As in metrics and in `/status`.
+pub(crate) fn side_label(side: Side) -> &'static str {
     match side {
         Side::Inbound => "inbound",
         Side::Outbound => "outbound",

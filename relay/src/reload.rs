@@ -16,8 +16,8 @@ use sha2::{Digest, Sha256};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::config::resolved::{Config, LogFormat, Side};
-use crate::metrics::{ReloadOutcome, SharedMetrics};
+use crate::config::resolved::{Config, LogFormat};
+use crate::metrics::{ReloadOutcome, SharedMetrics, side_label};
 
 /// Quiet time after the last change in the file's folder before the file is read: editors and deployment tools write in several steps.
 const QUIET: Duration = Duration::from_millis(250);
@@ -70,15 +70,7 @@ impl Fixed {
                 .inbound
                 .iter()
                 .chain(&config.outbound)
-                .map(|listener| {
-                    (
-                        listener.listen,
-                        match listener.side {
-                            Side::Inbound => "inbound",
-                            Side::Outbound => "outbound",
-                        },
-                    )
-                })
+                .map(|listener| (listener.listen, side_label(listener.side)))
                 .collect(),
             admin: config.admin.listen,
             threads: config.threads,

@@ -32,7 +32,7 @@ pub struct Config {
 }
 
 /// The engine as the relay sees it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Engine {
     /// Where it listens; several are alternatives.
     pub endpoints: Vec<Endpoint>,
