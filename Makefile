@@ -7,14 +7,15 @@
 CARGO ?= cargo
 ARGS ?=
 READER := tests/conformance/reader
-VENV := $(or $(CARGO_TARGET_DIR),target)/reader-venv
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+VENV := $(TARGET)/reader-venv
 
 .PHONY: demo test reader lint bench deps
 
 demo:
 	@.ci/deps build
-	$(CARGO) build --locked -p e3-enclave -p relay -p e3-tests --bins
-	@$(CARGO) run --locked --quiet -p e3-tests --bin demo -- $(ARGS)
+	$(CARGO) build --locked --workspace --bins
+	@$(TARGET)/debug/demo $(ARGS)
 
 test:
 	@.ci/deps build reader
