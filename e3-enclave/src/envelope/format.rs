@@ -99,6 +99,11 @@ impl MessageKey {
         cipher
     }
 
+    #[cfg(test)]
+    pub(super) fn okm(&self) -> &[u8] {
+        self.0.as_slice()
+    }
+
     pub(crate) fn commit(&self) -> &[u8] {
         &self.0[KEY..KEY + COMMIT]
     }

@@ -101,6 +101,11 @@ impl Authentic {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn value(&self) -> &[u8] {
+        &self.value
+    }
+
     /// Puts the value into an answer that is withheld until its audit record is written: the only way in which it leaves this type.
     /// Answers whether the permission was one to open this role.
     pub(crate) fn reveal(self, allowed: &Allowed, answer: &mut Withheld) -> bool {

@@ -80,11 +80,8 @@ async fn serve(config: Config, live: Live, audit: Audit) -> Result<(), Error> {
     tracing::info!(endpoints = names.join(" "), keyring_epoch = epoch, "ready");
     signals::notify("READY=1");
     let watching = tokio::spawn(follow_keyring(Arc::clone(&engine)));
-    loop {
-        match signals.next().await {
-            signals::Signal::Reload => reload(&engine, true).await,
-            signals::Signal::Stop => break,
-        }
+    while signals.next().await == signals::Signal::Reload {
+        reload(&engine, true).await;
     }
     watching.abort();
     tracing::info!("draining");
