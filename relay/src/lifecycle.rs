@@ -383,3 +383,38 @@ fn tell_supervisor(state: &str) {
         tracing::warn!(%error, "the supervisor cannot be told");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    use super::*;
+
+    #[test]
+    fn a_waiting_successor_is_seen_without_connecting() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("upgrade.sock");
+        assert!(!listens(&socket));
+        let listener = UnixListener::bind(&socket).unwrap();
+        assert!(listens(&socket));
+        listener.set_nonblocking(true).unwrap();
+        assert!(listener.accept().is_err(), "nobody connected");
+        drop(listener);
+        // The file is still there, but nobody listens.
+        assert!(socket.exists() && !listens(&socket));
+        assert!(UnixStream::connect(&socket).is_err());
+    }
+
+    #[test]
+    fn sockets_are_not_taken_from_a_folder_that_others_may_write() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("upgrade.sock");
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+        assert!(check_upgrade_folder(&socket).is_ok());
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o1777)).unwrap();
+        let text = check_upgrade_folder(&socket).unwrap_err().to_string();
+        assert!(text.contains("may be written by other users"), "{text}");
+        let text = check_upgrade_folder(Path::new("/does/not/exist/upgrade.sock")).unwrap_err().to_string();
+        assert!(text.contains("does not exist"), "{text}");
+    }
+}

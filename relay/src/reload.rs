@@ -3,27 +3,21 @@
 //! A reload is all or nothing: the whole file is read, checked and built into a new state, and only then one pointer is swapped. Whatever fails, the old
 //! rules stay, and the log, `/status` and a metric say so. A message keeps the state it started with to its end.
 
+mod watch;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use arc_swap::{ArcSwap, Guard};
-use notify::event::{AccessKind, AccessMode};
-use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use sha2::{Digest, Sha256};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
 
+use self::watch::Folders;
 use crate::config::resolved::{Config, LogFormat};
 use crate::metrics::{ReloadOutcome, SharedMetrics, side_label};
-
-/// Quiet time after the last change in the file's folder before the file is read: editors and deployment tools write in several steps.
-const QUIET: Duration = Duration::from_millis(250);
-
-/// Longest wait for that quiet: other files of the folder may change all the time.
-const RESTLESS: Duration = Duration::from_secs(2);
 
 /// The state in force. Readers take it without waiting.
 #[derive(Debug)]
@@ -288,77 +282,6 @@ impl<S> Reloader<S> {
 /// SHA-256 of the file, hexadecimal; `None` while it cannot be read.
 fn digest(file: &Path) -> Option<String> {
     std::fs::read(file).ok().map(|bytes| hexadecimal(&Sha256::digest(bytes)))
-}
-
-/// The watched folders and their changes.
-struct Folders {
-    watcher: Option<RecommendedWatcher>,
-    watched: BTreeSet<PathBuf>,
-    change: mpsc::Sender<()>,
-    changes: mpsc::Receiver<()>,
-}
-
-impl Folders {
-    fn new(file: &Path) -> Self {
-        // One waiting change stands for any number of them.
-        let (change, changes) = mpsc::channel(1);
-        let sender = change.clone();
-        let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
-            let reading = matches!(&event, Ok(Event { kind: EventKind::Access(access), .. }) if *access != AccessKind::Close(AccessMode::Write));
-            if !reading {
-                let _ = sender.try_send(());
-            }
-        });
-        let watcher = watcher
-            .inspect_err(|error| tracing::warn!(%error, "file changes cannot be watched; SIGHUP reloads the rules"))
-            .ok();
-        let mut folders = Self { watcher, watched: BTreeSet::new(), change, changes };
-        folders.watch(file);
-        folders
-    }
-
-    /// Takes it that something changed.
-    fn changed(&self) {
-        let _ = self.change.try_send(());
-    }
-
-    /// Watches the file's folder and the one its link leads to now.
-    fn watch(&mut self, file: &Path) {
-        let Some(watcher) = &mut self.watcher else { return };
-        let target = file.canonicalize().ok();
-        let wanted: BTreeSet<PathBuf> = [Some(file), target.as_deref()]
-            .into_iter()
-            .flatten()
-            .filter_map(|path| path.parent())
-            .map(|folder| if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder.to_owned() })
-            .collect();
-        // A folder that was deleted has lost its watch, also when another of its name is there now: only those that stay are kept.
-        for gone in self.watched.difference(&wanted) {
-            let _ = watcher.unwatch(gone);
-        }
-        self.watched = wanted
-            .into_iter()
-            .filter(|folder| {
-                let watching = watcher.watch(folder, RecursiveMode::NonRecursive);
-                if let Err(error) = &watching {
-                    tracing::warn!(folder = %folder.display(), %error, "folder cannot be watched; SIGHUP reloads the rules");
-                }
-                watching.is_ok()
-            })
-            .collect();
-    }
-
-    /// Returns when something changed and then nothing did for [`QUIET`]. Safe to cancel: at worst a quiet time starts anew.
-    async fn quiet_after_change(&mut self) {
-        self.changes.recv().await;
-        let latest = tokio::time::Instant::now() + RESTLESS;
-        loop {
-            let quiet = (tokio::time::Instant::now() + QUIET).min(latest);
-            if !matches!(tokio::time::timeout_at(quiet, self.changes.recv()).await, Ok(Some(()))) {
-                return;
-            }
-        }
-    }
 }
 
 #[cfg(test)]
