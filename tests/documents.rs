@@ -14,7 +14,8 @@ fn readme() -> String {
 
 /// The table rows under a heading, as cells.
 fn rows(readme: &str, heading: &str) -> Vec<Vec<String>> {
-    let section = readme.split(&format!("## {heading}\n")).nth(1).unwrap_or_else(|| panic!("README.md has no {heading}"));
+    let section =
+        readme.split(&format!("## {heading}\n")).nth(1).unwrap_or_else(|| panic!("README.md has no {heading}"));
     let section = section.split("\n## ").next().unwrap_or_default();
     let rows = section.lines().filter(|line| line.starts_with("| ") && !line.starts_with("|---"));
     let cells = |line: &str| line.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect();
@@ -58,7 +59,8 @@ fn every_promise_names_tests_that_exist() {
 #[test]
 fn every_metric_is_documented() {
     let metrics = fs::read_to_string(root().join("relay/src/metrics.rs")).expect("metrics.rs");
-    let exposed: BTreeSet<&str> = metrics.split('"').filter(|word| word.starts_with("e3_relay_") && !word.contains('{')).collect();
+    let exposed: BTreeSet<&str> =
+        metrics.split('"').filter(|word| word.starts_with("e3_relay_") && !word.contains('{')).collect();
     assert!(exposed.len() >= 13, "{exposed:?}");
     let readme = readme();
     let documented: BTreeSet<&str> = quoted(&readme).filter(|word| word.starts_with("e3_relay_")).collect();

@@ -195,6 +195,16 @@ impl Relay {
         client::get(self.admin, "/metrics").text().to_owned()
     }
 
+    /// The value of one series of `/metrics`, named with its labels; `None` if there is no such series.
+    ///
+    /// # Panics
+    /// If `/metrics` does not answer.
+    #[must_use]
+    pub fn metric(&self, series: &str) -> Option<f64> {
+        let metrics = self.metrics();
+        metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
+    }
+
     /// `/status` as text.
     ///
     /// # Panics
