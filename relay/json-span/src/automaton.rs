@@ -55,6 +55,12 @@ impl Kind {
 pub(crate) struct State {
     /// The selectors that take a value in this state, by number.
     pub(crate) takes: Box<[(u32, Kinds)]>,
+    /// Some selector takes scalars in this state.
+    pub(crate) takes_scalars: bool,
+    /// Some state of the elements of an array in this state takes scalars.
+    pub(crate) elements_taken: bool,
+    /// Names are compared folded.
+    pub(crate) folds: bool,
     /// No child leads anywhere: the value's inside need not be followed.
     pub(crate) barren: bool,
     /// Bit `min(length, 63)` is set when `names` has a name of that many bytes.
@@ -102,6 +108,9 @@ impl Automaton {
                 return None;
             }
         }
+        for at in 0..states.len() {
+            states[at].elements_taken = states[at].elements.iter().any(|&child| states[child as usize].takes_scalars);
+        }
         Some(Self { states, start })
     }
 
@@ -109,6 +118,9 @@ impl Automaton {
     pub(crate) fn empty() -> Self {
         let dead = State {
             takes: Box::default(),
+            takes_scalars: false,
+            elements_taken: false,
+            folds: false,
             barren: true,
             lengths: 0,
             names: Box::default(),
@@ -157,27 +169,15 @@ impl State {
         self.folded.iter().find(|(known, _)| **known == **scratch).map_or(self.other, |(_, id)| *id)
     }
 
-    /// Whether every member goes to `other`, whatever its name.
-    pub(crate) fn ignores_names(&self) -> bool {
-        self.names.is_empty() && self.folded.is_empty()
-    }
-
-    /// Whether names are compared folded.
-    pub(crate) fn folds(&self) -> bool {
-        !self.folded.is_empty()
-    }
-
     /// Where the element at `index` goes.
     pub(crate) fn element(&self, index: u64) -> StateId {
+        if self.indexed.is_empty() {
+            return self.elements[0];
+        }
         let index = i64::try_from(index).unwrap_or(i64::MAX);
         let takes = |picks: &[Pick]| picks.iter().any(|pick| pick.takes_element(index, i64::MAX));
         let entry = self.indexed.iter().enumerate().map(|(bit, picks)| usize::from(takes(picks)) << bit).sum::<usize>();
         self.elements[entry]
-    }
-
-    /// Where every element goes, when that does not depend on its index.
-    pub(crate) fn every_element(&self) -> Option<StateId> {
-        self.indexed.is_empty().then(|| self.elements[0])
     }
 }
 
@@ -309,7 +309,10 @@ impl Builder<'_> {
         let lengths = names.iter().fold(0, |lengths, (name, _): &(Box<[u8]>, _)| lengths | 1 << name.len().min(63));
         let targets = names.iter().chain(&folded_names).map(|(_, id)| *id).chain(elements.iter().copied());
         Some(State {
+            takes_scalars: !takes.is_empty(),
             takes,
+            elements_taken: false,
+            folds: !folded_names.is_empty(),
             barren: other == DEAD && targets.into_iter().all(|id| id == DEAD),
             lengths,
             names,

@@ -13,6 +13,8 @@ mod error;
 mod filter;
 mod fold;
 mod overlap;
+#[cfg(test)]
+mod passes;
 mod pattern;
 mod query;
 mod scalar;

@@ -5,7 +5,6 @@
 //! it only says *that* something is wrong, and the text is then read once more by the former.
 
 use crate::automaton::Automaton;
-use crate::blocks;
 use crate::error::{ScanCause, ScanError};
 use crate::scalar;
 use crate::selector::Selector;
@@ -120,7 +119,12 @@ impl Program {
 /// Scratch space of scans; one for each worker, kept between texts.
 #[derive(Debug, Default)]
 pub struct Scanner {
+    /// Open containers, in the portable pass.
     pub(crate) frames: Vec<Frame>,
+    /// Open containers and selected ones among them, in the pass over masks.
+    pub(crate) stack: Vec<u64>,
+    pub(crate) marks: Vec<(usize, usize, usize)>,
+    /// A name that had to be decoded or folded.
     pub(crate) key: Vec<u8>,
     level: Level,
 }
@@ -143,6 +147,11 @@ impl Scanner {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn at(level: Level) -> Self {
+        Self { level, ..Self::default() }
     }
 
     /// A scanner that uses the portable pass only: for measurements, and for tests that compare the passes.
@@ -181,7 +190,8 @@ impl Scanner {
         hits: &mut Vec<Hit>,
         first: usize,
     ) -> Result<(), ScanError> {
-        if !blocks::scan(self.level, self, &program.automaton, text, limits.depth(), hits) {
+        let level = self.level;
+        if !level.run(self, &program.automaton, text, limits.depth(), hits) {
             hits.truncate(first);
             check_encoding(text)?;
             scalar::scan(self, &program.automaton, text, limits.depth(), hits)?;
@@ -228,6 +238,20 @@ pub fn is_exactly_one_value(text: &[u8], limits: &Limits) -> Result<Kind, ScanEr
 
 pub(crate) fn is_white(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
+}
+
+/// One past the closing quote of the string that opens at `at`, and whether it holds a backslash.
+pub(crate) fn string_end(text: &[u8], at: usize) -> (usize, bool) {
+    let mut escaped = false;
+    let mut from = at + 1;
+    while let Some(found) = memchr::memchr2(b'"', b'\\', &text[from..]) {
+        if text[from + found] == b'"' {
+            return (from + found + 1, escaped);
+        }
+        escaped = true;
+        from = (from + found + 2).min(text.len());
+    }
+    (text.len(), escaped)
 }
 
 fn check_encoding(text: &[u8]) -> Result<(), ScanError> {

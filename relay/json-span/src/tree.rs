@@ -6,7 +6,7 @@ use crate::automaton::Kinds;
 use crate::error::{ScanCause, ScanError};
 use crate::filter::Evaluation;
 use crate::fold::fold_name;
-use crate::scan::{Hit, Kind, Limits, Program, is_white};
+use crate::scan::{Hit, Kind, Limits, Program, is_white, string_end};
 use crate::selector::{Selector, Take};
 use crate::string::decode_name;
 
@@ -153,20 +153,6 @@ impl<'a> Tree<'a> {
         }
         Ok(())
     }
-}
-
-/// One past the closing quote of the string that opens at `at`, and whether it holds a backslash.
-fn string_end(text: &[u8], at: usize) -> (usize, bool) {
-    let mut escaped = false;
-    let mut from = at + 1;
-    while let Some(found) = memchr::memchr2(b'"', b'\\', &text[from..]) {
-        if text[from + found] == b'"' {
-            return (from + found + 1, escaped);
-        }
-        escaped = true;
-        from = (from + found + 2).min(text.len());
-    }
-    (text.len(), escaped)
 }
 
 /// Appends the hits of the program's late selectors. The text passed the strict scan.
