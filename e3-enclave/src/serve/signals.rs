@@ -17,6 +17,8 @@ pub(super) struct Signals {
     hangup: Stream,
     terminate: Stream,
     interrupt: Stream,
+    /// SIGXFSZ would end the process when a file meets its size limit; caught, it is an error of the write, which the audit deals with.
+    _file_limit: Stream,
 }
 
 impl Signals {
@@ -25,6 +27,7 @@ impl Signals {
             hangup: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            _file_limit: signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?,
         })
     }
 

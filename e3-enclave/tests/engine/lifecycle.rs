@@ -1,0 +1,175 @@
+//! Start, drain and what the process keeps to itself.
+
+use crate::harness::{Relay, Setup, request, role, string};
+use e3_wire::{FrameKind, ValueType};
+use rustix::process::Signal;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+
+#[test]
+fn a_drain_answers_what_is_in_flight_and_ends_with_zero() {
+    let setup = Setup::new();
+    let engine = setup.start();
+    let (mut busy, mut idle) = (engine.relay(), engine.relay());
+    let value = vec![b'v'; 2 << 20];
+    let token = busy.seal("shop", "card", b"4111");
+    // The first answer shows that the connection is served; then large seals and opens are in flight when the signal comes.
+    for id in 0..8 {
+        let body = request("shop", "r", 60_000, |w| match id % 2 {
+            0 => w.seal(role("card"), ValueType::String, &value, false).unwrap(),
+            _ => w.open(&[role("card")], &token).unwrap(),
+        });
+        busy.send(FrameKind::Request, id, &body);
+    }
+    engine.signal(Signal::TERM);
+    let mut answered = 0;
+    let mut goaway = 0;
+    while let Some(frame) = busy.receive() {
+        match frame.kind {
+            FrameKind::GoAway => goaway += 1,
+            _ => {
+                assert!(frame.answer().is_ok());
+                answered += 1;
+            }
+        }
+    }
+    assert_eq!((answered, goaway), (8, 1));
+    assert_eq!(idle.receive().unwrap().kind, FrameKind::GoAway);
+    assert!(idle.receive().is_none());
+    assert!(engine.wait().success());
+    assert!(!setup.socket().exists(), "the socket is gone");
+}
+
+#[test]
+fn a_relay_that_stays_does_not_outlast_the_drain_time() {
+    let setup = Setup::with("audit: {file: audit.jsonl}\nlimits: {drain_ms: 500}");
+    let engine = setup.start();
+    // A frame that has begun keeps its connection from falling quiet; the drain time ends it all the same.
+    let mut relay = engine.relay();
+    std::io::Write::write_all(&mut relay.stream, &[0, 0, 1, 0, 1]).unwrap();
+    assert!(engine.stop().success());
+}
+
+#[test]
+fn a_socket_is_its_owners_alone_unless_configured() {
+    let setup = Setup::new();
+    let engine = setup.start();
+    assert_eq!(fs::metadata(setup.socket()).unwrap().permissions().mode() & 0o777, 0o600);
+    drop(engine);
+    setup.configure("audit: {file: audit.jsonl}\nsocket_mode: \"0660\"");
+    let _engine = setup.start();
+    assert_eq!(fs::metadata(setup.socket()).unwrap().permissions().mode() & 0o777, 0o660);
+}
+
+#[test]
+fn a_dead_socket_is_replaced_and_a_live_one_is_not() {
+    let setup = Setup::new();
+    drop(UnixListener::bind(setup.socket()).unwrap());
+    assert!(setup.socket().exists());
+    let engine = setup.start();
+    let token = engine.relay().seal("shop", "card", b"x");
+    let second = Setup::new();
+    second.configure(&format!("audit: {{file: {}}}", second.path("audit.jsonl").display()));
+    let text = fs::read_to_string(second.path("e3.yaml")).unwrap();
+    let stolen = text.replace(&second.socket().display().to_string(), &setup.socket().display().to_string());
+    fs::write(second.path("e3.yaml"), stolen).unwrap();
+    assert!(second.refused(&["run"], 1).contains("cannot listen"));
+    assert_eq!(engine.relay().open("shop", "card", &token), string("card", b"x"));
+}
+
+#[test]
+fn a_killed_engine_leaves_nothing_in_the_way_of_the_next() {
+    let setup = Setup::new();
+    let engine = setup.start();
+    let token = engine.relay().seal("shop", "card", b"x");
+    drop(engine);
+    assert!(setup.socket().exists(), "killed, it could not remove its socket");
+    assert_eq!(setup.start().relay().open("shop", "card", &token), string("card", b"x"));
+}
+
+#[test]
+fn one_engine_at_a_time_writes_an_audit_file() {
+    let (one, two) = (Setup::new(), Setup::new());
+    let _first = one.start();
+    two.configure(&format!("audit: {{file: {}}}", one.path("audit.jsonl").display()));
+    assert!(two.refused(&["run"], 1).contains("another process writes to it"));
+}
+
+#[test]
+fn core_dumps_are_off_and_the_memory_is_closed_to_others() {
+    let setup = Setup::new();
+    let engine = setup.start();
+    let limits = fs::read_to_string(format!("/proc/{}/limits", engine.id())).unwrap();
+    let core = limits.lines().find(|l| l.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+    // The files of a process that is not dumpable belong to root, and nobody else reads them; root sees it by what may be traced.
+    let other = std::process::Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "cat"])
+        .arg(format!("/proc/{}/environ", engine.id()))
+        .output();
+    assert!(other.is_ok_and(|o| !o.status.success()));
+}
+
+#[test]
+fn the_log_never_holds_a_value() {
+    let setup = Setup::with("audit: {file: audit.jsonl}\nlog: {format: json, level: debug}");
+    let engine = setup.start();
+    let mut relay: Relay = engine.relay();
+    let token = relay.seal("shop", "card", b"4111-secret");
+    relay.open("shop", "card", &token);
+    relay.one("shop", |w| w.seal(role("nope"), ValueType::String, b"other-secret", false).unwrap());
+    let log = engine.log();
+    assert!(log.contains("\"ready\"") && log.lines().all(|l| l.starts_with('{')), "{log}");
+    assert!(engine.stop().success());
+    let log = fs::read_to_string(setup.path("log")).unwrap();
+    assert!(!log.contains("secret") && !log.contains("e3v1."), "{log}");
+}
+
+#[test]
+fn a_plain_link_needs_development_mode() {
+    let setup = Setup::new();
+    let text = fs::read_to_string(setup.path("e3.yaml")).unwrap();
+    fs::write(setup.path("e3.yaml"), text.replace("development: true", "development: false")).unwrap();
+    for command in ["run", "check"] {
+        assert!(setup.refused(&[command], 2).contains("not attested"));
+    }
+}
+
+#[test]
+fn a_wrong_configuration_is_refused_with_its_place() {
+    let setup = Setup::new();
+    let text = fs::read_to_string(setup.path("e3.yaml")).unwrap();
+    for (from, to, place, cause) in [
+        ("keyring:", "keyrings:", ":3:1", "unknown field"),
+        ("keyring: keyring", "keyring: keyring\nkeyring: again", ":4:1", "duplicate"),
+        ("card: {}", "Card: {}", ":6:", "a role is"),
+        ("shop:", "Shop:", ":6:", "an app is"),
+        ("unix://", "http://", ":2:", "an endpoint starts with"),
+        ("deterministic: true", "deterministic: maybe", ":6:", "maybe"),
+        ("audit: {file: audit.jsonl}", "threads: 0\naudit: {file: audit.jsonl}", ":8:", "zero"),
+        ("audit: {file: audit.jsonl}", "", "e3.yaml:", "audit"),
+    ] {
+        let changed = text.replacen(from, to, 1);
+        assert_ne!(changed, text);
+        fs::write(setup.path("e3.yaml"), changed).unwrap();
+        let said = setup.refused(&["check"], 2);
+        assert!(said.contains(place) && said.contains(cause) && said.contains("hint:"), "{from} → {to}: {said}");
+    }
+}
+
+#[test]
+fn the_schema_in_the_repository_is_the_programs() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/");
+    let setup = Setup::new();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_e3")).args(["config", "schema"]).output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), fs::read_to_string(format!("{root}schema/e3.json")).unwrap());
+    let example = fs::read_to_string(format!("{root}e3.yaml")).unwrap();
+    assert!(example.starts_with("# yaml-language-server: $schema=schema/e3.json\n"));
+    // The example is a good configuration, but for its folders.
+    let here = example
+        .replace("/run/e3/", &format!("{}/", setup.path("").display().to_string().trim_end_matches('/')))
+        .replace("/var/lib/e3/", "");
+    fs::write(setup.path("e3.yaml"), here).unwrap();
+    assert!(setup.done(&["check"]).contains("good"));
+}

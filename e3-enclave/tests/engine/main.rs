@@ -1,0 +1,10 @@
+//! Promises of the engine, held on the real program over a real Unix socket.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod audit;
+mod frames;
+mod harness;
+mod keys;
+mod lifecycle;
+mod tokens;
