@@ -21,8 +21,14 @@ pub enum Failure {
     Path(PathFault),
     /// A method-override header or parameter on a ruled site: 400.
     MethodOverride,
+    /// A field name with `_` on a site that does not allow it: some backends read it as `-`: 400.
+    UnderscoreField,
     /// No site of this host here: 421.
     UnknownHost,
+    /// CONNECT, on a listener that opens no tunnels: 405.
+    Tunnel,
+    /// An upgrade to another protocol on a ruled request: 403.
+    Upgrade,
     /// `unruled: refuse`, and no rule selects the request: 403.
     Unruled,
     /// A media type that the rules of the request do not read: 415.

@@ -2,23 +2,33 @@
 //!
 //! Journey of a message, in the order of the modules:
 //!
-//! 1. [`config`]: the rules file, read raw, then resolved into types that cannot be wrong;
-//! 2. [`rules`]: which rules a request meets, and what they plan for its bodies;
-//! 3. [`body`]: holds a ruled body whole, replaces every planned value, and only then yields a [`body::Sealed`];
-//! 4. [`engine`]: the one call that a message makes;
-//! 5. [`error`]: every cause for which a message is refused.
+//! 1. [`config`]: the rules file, read raw, then resolved into types that cannot be wrong; [`state`]: what is built from it;
+//! 2. [`listen`]: accepts connections; [`admit`]: lets only what is beyond doubt reach the codec;
+//! 3. [`inbound`], [`outbound`]: which site a request is for;
+//! 4. [`rules`]: which rules it meets, and what they plan for its bodies;
+//! 5. [`body`]: holds a ruled body whole, replaces every planned value, and only then yields a [`body::Sealed`];
+//! 6. [`engine`]: the one call that a message makes;
+//! 7. [`exchange`]: sends what is sealed, and brings the response back the same way;
+//! 8. [`error`]: every cause for which a message is refused; [`answer`]: what the client is told.
 //!
 //! Around it: [`lifecycle`] binds, drains and hands over, [`reload`] holds the rules in force and replaces them, [`metrics`] and [`log`] tell what happened, [`admin`] shows it.
 
 pub mod admin;
+pub mod admit;
+pub mod answer;
 pub mod body;
 pub mod config;
 pub mod engine;
 pub mod error;
+pub mod exchange;
+pub mod inbound;
 pub mod lifecycle;
+pub mod listen;
 pub mod log;
 pub mod metrics;
+pub mod outbound;
 pub mod reload;
 pub mod rules;
+pub mod state;
 
 pub use error::Failure;

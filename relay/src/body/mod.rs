@@ -4,6 +4,7 @@
 //! 2. [`transform`]: asks the engine once for all of them, and splices its answers in;
 //! 3. [`sealed`]: the only type that the exchange can send.
 
+pub mod hold;
 pub mod sealed;
 pub mod select;
 mod tokens;

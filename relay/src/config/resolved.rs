@@ -60,7 +60,7 @@ pub struct Listener {
 }
 
 /// Which relay a listener belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Side {
     /// Reverse proxy in front of the company's own backend.
     Inbound,

@@ -2,7 +2,7 @@
 
 use json_span::{Program, Selector};
 
-use super::action::Action;
+use super::action::{Action, Verb};
 
 /// The actions of all rules that one body meets, compiled into one scan.
 #[derive(Debug)]
@@ -10,6 +10,7 @@ pub struct Plan {
     program: Program,
     actions: Box<[Action]>,
     has_required: bool,
+    seals: bool,
 }
 
 impl Plan {
@@ -18,7 +19,8 @@ impl Plan {
     pub fn new(actions: Vec<Action>) -> Self {
         let program = Program::new(actions.iter().map(|a| Selector::clone(&a.selector)).collect());
         let has_required = actions.iter().any(|a| a.required);
-        Self { program, actions: actions.into(), has_required }
+        let seals = actions.iter().any(|a| matches!(a.verb, Verb::Seal { .. }));
+        Self { program, actions: actions.into(), has_required, seals }
     }
 
     /// The compiled selectors; the selector of a hit is an index into [`Plan::actions`].
@@ -37,5 +39,11 @@ impl Plan {
     #[must_use]
     pub fn has_required(&self) -> bool {
         self.has_required
+    }
+
+    /// Whether something is to be sealed: such a body may not pass unread.
+    #[must_use]
+    pub fn seals(&self) -> bool {
+        self.seals
     }
 }

@@ -1,0 +1,14 @@
+//! The framing gate: what is not beyond doubt never reaches the codec.
+//!
+//! HTTP codecs are lenient, and two that read one message differently are an attack. The gate stands between the socket and the
+//! codec and reads every head and every chunk strictly (RFC 9112), for every message of a connection.
+//!
+//! 1. [`head`]: the grammar of one head, and how its body is framed;
+//! 2. [`chunked`]: the grammar of a chunked body;
+//! 3. [`gate`]: the byte stream that lets pass what the two accept, and answers for what they refuse.
+
+pub mod chunked;
+pub mod gate;
+pub mod head;
+
+pub use gate::{Gate, GateHandle};

@@ -1,0 +1,436 @@
+//! The order of things for one request: route, hold, transform, and only then a byte upstream; the same for the response.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use e3_wire::{Context, Direction as Way};
+use http::header::{self, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::{Request, Response, StatusCode, Uri, Version};
+use hyper::body::{Body, Incoming};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use pingora_core::connectors::TransportConnector;
+use tokio::time::Instant;
+
+use super::headers;
+use super::stream::{Done, DownBody, UpBody};
+use super::up::{self, Driven};
+use crate::admit::GateHandle;
+use crate::answer;
+use crate::body::hold::{HoldError, hold};
+use crate::body::{FieldOutcome, Outgoing, Report, Sealed, transform};
+use crate::config::resolved::Side as Edge;
+use crate::engine::Engine;
+use crate::error::{Failure, Side};
+use crate::log::Message;
+use crate::metrics::{self, FieldVerb, RoleMetrics};
+use crate::rules::plan::Plan;
+use crate::rules::route::{Direction, Route};
+use crate::state::SiteState;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+/// What every request of a listener shares.
+pub struct Shared<'a> {
+    /// Dials upstreams.
+    pub connector: &'a TransportConnector,
+    /// Seals and opens.
+    pub engine: &'a Engine,
+    /// Counters by role.
+    pub roles: &'a RoleMetrics,
+    /// Which relay this is.
+    pub edge: Edge,
+    /// The client's address.
+    pub client: Option<IpAddr>,
+    /// The connection's gate.
+    pub gate: &'a GateHandle,
+}
+
+/// One request at one site.
+pub struct Exchange<'a> {
+    shared: Shared<'a>,
+    site: &'a SiteState,
+    /// The path and query that the site's rules and its upstream see.
+    target: Option<&'a str>,
+    id: HeaderValue,
+    started: Instant,
+    engine_time: Duration,
+    upstream_time: Duration,
+    rule: Option<usize>,
+    /// Set once the upstream has acted.
+    upstream_status: Option<StatusCode>,
+}
+
+impl<'a> Exchange<'a> {
+    /// Starts the clock. `target` replaces the request's own path and query where the relay took a part of it.
+    #[must_use]
+    pub fn new(shared: Shared<'a>, site: &'a SiteState, target: Option<&'a str>, id: HeaderValue) -> Self {
+        Self {
+            shared,
+            site,
+            target,
+            id,
+            started: Instant::now(),
+            engine_time: Duration::ZERO,
+            upstream_time: Duration::ZERO,
+            rule: None,
+            upstream_status: None,
+        }
+    }
+
+    /// Works the request off, and always has an answer: the upstream's, or a problem that says why not.
+    pub async fn run(mut self, request: Request<Incoming>) -> Response<DownBody> {
+        let mut done = Done::new(self.shared.gate.clone());
+        done.hold(self.site.metrics.request());
+        let old = headers::is_old(request.version());
+        let (status, outcome, response) = match self.attempt(request).await {
+            Ok(Passed::Whole(head, bytes)) => {
+                (head.status, metrics::OK, Response::from_parts(head, DownBody::whole(bytes, done)))
+            }
+            Ok(Passed::Stream(head, body)) => {
+                let body = DownBody::stream(body, &self.site.site.limits, done);
+                (head.status, metrics::OK, Response::from_parts(head, body))
+            }
+            Err(failure) => {
+                // What broke a body off may be a chunk that the gate refused.
+                let failure = match (failure, self.shared.gate.refusal()) {
+                    (Failure::ClientGone, Some(fault)) => Failure::Framing(fault),
+                    (failure, _) => failure,
+                };
+                let (status, code, response) = self.refuse(&failure);
+                let message = self.message(status);
+                message.failed(code, &failure);
+                (status, code, response.map(|b| DownBody::whole(b, done)))
+            }
+        };
+        if outcome == metrics::OK {
+            self.message(status).served();
+        }
+        self.site.metrics.answered(self.rule, outcome, status, self.started.elapsed());
+        self.finish(response, old)
+    }
+
+    fn message(&self, status: StatusCode) -> Message<'_> {
+        Message {
+            request_id: self.id.to_str().unwrap_or("-"),
+            site: &self.site.site.name,
+            rule: self.rule.map(|r| r + 1),
+            status: status.as_u16(),
+        }
+    }
+
+    fn refuse(&self, failure: &Failure) -> (StatusCode, &'static str, Response<Bytes>) {
+        let id = self.id.to_str().unwrap_or_default();
+        match answer::cause_of(failure) {
+            Some(cause) => (cause.status, cause.code, answer::problem(cause, failure, id, self.upstream_status)),
+            // Nobody reads it, but the codec wants an answer; nginx's number for it.
+            None => {
+                let status = StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST);
+                let mut response = Response::new(Bytes::new());
+                *response.status_mut() = status;
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                (status, "client/gone", response)
+            }
+        }
+    }
+
+    /// Names the request in the answer, and tells the times where the site wants that.
+    fn finish(&self, mut response: Response<DownBody>, old: bool) -> Response<DownBody> {
+        let head = response.headers_mut();
+        head.insert(REQUEST_ID, self.id.clone());
+        if self.site.site.server_timing {
+            let ms = |d: Duration| d.as_secs_f64() * 1000.0;
+            let relay = self.started.elapsed().saturating_sub(self.engine_time).saturating_sub(self.upstream_time);
+            let timing = format!(
+                "relay;dur={:.3}, engine;dur={:.3}, upstream;dur={:.3}",
+                ms(relay),
+                ms(self.engine_time),
+                ms(self.upstream_time)
+            );
+            if let Ok(timing) = HeaderValue::from_str(&timing) {
+                head.append(SERVER_TIMING, timing);
+            }
+        }
+        *response.version_mut() = if old { Version::HTTP_10 } else { Version::HTTP_11 };
+        response
+    }
+
+    async fn attempt(&mut self, request: Request<Incoming>) -> Result<Passed, Failure> {
+        let (mut head, body) = request.into_parts();
+        let site = self.site;
+        if !site.site.underscore_headers && head.headers.keys().any(|n| n.as_str().contains('_')) {
+            return Err(Failure::UnderscoreField);
+        }
+        let path = self.target.map_or(head.uri.path(), |t| t.split('?').next().unwrap_or_default());
+        let (route, request_body) = site.site.rules.route(&head, path)?;
+        self.rule = route.first_rule();
+        let upgrade = headers::upgrade(&head.headers);
+        if upgrade.is_some() && route.is_ruled() {
+            return Err(Failure::Upgrade);
+        }
+        let asks = route.expects_response() || matches!(request_body, Direction::Planned(_));
+        if asks && !self.shared.engine.is_available() {
+            return Err(Failure::EngineAway);
+        }
+        let sealed = self.request_body(&mut head, body, &route, request_body).await?;
+        self.request_head(&mut head, &route, upgrade.as_ref())?;
+        let client_upgrade = upgrade.is_some().then(|| head.extensions.remove::<OnUpgrade>()).flatten();
+        let method = head.method.clone();
+        let sent = Instant::now();
+        let response = self.send(head, sealed).await;
+        self.upstream_time = sent.elapsed();
+        let response = response?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return self.tunnel(response, client_upgrade);
+        }
+        if upgrade.is_some() {
+            self.shared.gate.decide_upgrade(false);
+        }
+        self.response(response, &route, &method).await
+    }
+
+    /// The request's body as it may be sent: untouched when no rule selects it, else whole and with every planned value replaced.
+    async fn request_body(
+        &mut self,
+        head: &mut Parts,
+        body: Incoming,
+        route: &Route,
+        direction: Direction,
+    ) -> Result<Sealed<Incoming>, Failure> {
+        let plan = match direction {
+            Direction::Untouched(proof) => return Ok(Sealed::untouched(proof, body)),
+            Direction::Planned(plan) => plan,
+        };
+        let limits = &self.site.site.limits;
+        if body.is_end_stream() {
+            return Ok(Sealed::none());
+        }
+        // Asked before the body is taken in: a type that no rule reads need not be held.
+        let media = self.site.site.rules.check_media(route, &head.headers, Side::Request);
+        if body.size_hint().lower() > 0 {
+            media?;
+        }
+        let held = hold(body, limits.body, Instant::now() + limits.body_time).await;
+        let text = held.map_err(|e| e.failure(Side::Request, Failure::ClientGone))?;
+        if text.is_empty() {
+            return Ok(Sealed::none());
+        }
+        media?;
+        let (body, report) = self.transformed::<Incoming>(&plan, text, head.method.as_str(), Side::Request).await?;
+        if report.edited {
+            headers::drop_integrity(&mut head.headers);
+        }
+        // What was answered to `Expect` is over, and trailers of a held body are not sent on.
+        head.headers.remove(header::TRAILER);
+        Ok(body)
+    }
+
+    async fn transformed<S>(
+        &mut self,
+        plan: &Plan,
+        text: Bytes,
+        method: &str,
+        side: Side,
+    ) -> Result<(Sealed<S>, Report), Failure> {
+        let client = self.shared.client.map(|c| c.to_string()).unwrap_or_default();
+        let direction = match (self.shared.edge, side) {
+            (Edge::Inbound, Side::Request) => Way::InboundRequest,
+            (Edge::Inbound, Side::Response) => Way::InboundResponse,
+            (Edge::Outbound, Side::Request) => Way::OutboundRequest,
+            (Edge::Outbound, Side::Response) => Way::OutboundResponse,
+        };
+        let context = Context {
+            request_id: self.id.to_str().unwrap_or_default(),
+            direction,
+            destination: if direction == Way::InboundResponse { "" } else { &self.site.destination },
+            source: &client,
+            method,
+        };
+        let outcome = transform::<S>(plan, text, self.shared.engine, &context, side).await;
+        let transformed = outcome?;
+        self.engine_time += transformed.report.engine_time;
+        for (outcome, role, n) in &transformed.report.fields {
+            let verb = match outcome {
+                FieldOutcome::Sealed => FieldVerb::Seal,
+                FieldOutcome::Opened => FieldVerb::Open,
+                FieldOutcome::Kept => FieldVerb::Keep,
+                FieldOutcome::Left => FieldVerb::Refused,
+            };
+            self.shared.roles.count(verb, role.as_str(), u64::from(*n));
+        }
+        Ok((transformed.body, transformed.report))
+    }
+
+    fn request_head(&self, head: &mut Parts, route: &Route, upgrade: Option<&HeaderValue>) -> Result<(), Failure> {
+        let up = &self.site.site.upstream;
+        headers::strip_hop_by_hop(&mut head.headers);
+        // The relay answers `Expect` itself when it takes the body in.
+        head.headers.remove(header::EXPECT);
+        head.headers.remove(header::CONTENT_LENGTH);
+        if route.expects_response() {
+            headers::ask_for_whole(&mut head.headers);
+        }
+        head.headers.insert(REQUEST_ID, self.id.clone());
+        if self.shared.edge == Edge::Inbound {
+            let host = head.headers.get(header::HOST).cloned();
+            headers::forwarded(&mut head.headers, self.shared.client, host.as_ref());
+        }
+        if let Some(host) = &up.host {
+            head.headers.insert(header::HOST, HeaderValue::from_str(host).map_err(|_| Failure::Internal)?);
+        }
+        if let Some(protocol) = upgrade {
+            head.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            head.headers.insert(header::UPGRADE, protocol.clone());
+        }
+        // Origin form, in the client's own spelling.
+        let own = head.uri.path_and_query().map_or("/", |p| p.as_str());
+        let own = self.target.unwrap_or(own);
+        if head.uri.authority().is_some() || !up.base_path.is_empty() || self.target.is_some() {
+            let path = if up.base_path.is_empty() { own.to_owned() } else { format!("{}{own}", up.base_path) };
+            head.uri = Uri::try_from(path).map_err(|_| Failure::Internal)?;
+        }
+        head.version = Version::HTTP_11;
+        Ok(())
+    }
+
+    /// Sends the request, again on a fresh connection where nothing of it reached a server.
+    async fn send(&self, head: Parts, mut body: Sealed<Incoming>) -> Result<Response<Driven>, Failure> {
+        let site = self.site;
+        let limits = &site.site.limits;
+        let connect_by = Instant::now() + limits.connect_time;
+        let replayable = body.is_replayable();
+        let length = body.content_length();
+        let mut head = Some(head);
+        let mut fresh = false;
+        loop {
+            let server = site.balance.select().ok_or(Failure::UpstreamConnect)?;
+            let (connection, reused) =
+                up::connect(self.shared.connector, &site.target, server, connect_by, fresh).await?;
+            let outgoing = body.send().ok_or(Failure::UpstreamProtocol)?;
+            let Some(mut parts) = (if replayable { head.clone() } else { head.take() }) else {
+                return Err(Failure::UpstreamProtocol);
+            };
+            // A body of known length is sent with exactly that; methods that expect one say 0 (RFC 9110 §8.6).
+            let says_zero = matches!(parts.method.as_str(), "POST" | "PUT" | "PATCH");
+            match (length, &outgoing) {
+                (Some(0), _) if !says_zero => {}
+                (Some(n), _) => {
+                    parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(n));
+                }
+                (None, Outgoing::Stream(stream)) => {
+                    if let Some(n) = stream.size_hint().exact().filter(|n| *n > 0 || says_zero) {
+                        parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(n));
+                    }
+                }
+                (None, _) => {}
+            }
+            let request = Request::from_parts(parts, UpBody::new(outgoing, limits));
+            // A streamed body has its own times; a whole one is written at once.
+            let body_time = if replayable { Duration::ZERO } else { limits.stream_time };
+            let deadline = Instant::now() + body_time + limits.response_time;
+            match up::send(connection, &site.target, server, request, deadline).await {
+                Ok(response) => return Ok(response),
+                // An idle connection may have been closed under our hands. Only what reached no server is sent again.
+                Err(attempt) if attempt.unsent && reused && replayable && !fresh => fresh = true,
+                Err(attempt) => return Err(attempt.failure),
+            }
+        }
+    }
+
+    async fn response(
+        &mut self,
+        response: Response<Driven>,
+        route: &Route,
+        method: &http::Method,
+    ) -> Result<Passed, Failure> {
+        let (mut head, body) = response.into_parts();
+        self.upstream_status = Some(head.status);
+        headers::strip_hop_by_hop(&mut head.headers);
+        if headers::has_no_body(method, head.status) {
+            let length = head.headers.get(header::CONTENT_LENGTH).cloned();
+            body.finish();
+            if *method != http::Method::HEAD || route.expects_response() {
+                // The length of a ruled body is not that of what the upstream would have sent.
+                head.headers.remove(header::CONTENT_LENGTH);
+            } else if let Some(length) = length {
+                head.headers.insert(header::CONTENT_LENGTH, length);
+            }
+            return Ok(Passed::Whole(head, Bytes::new()));
+        }
+        let plan = match self.site.site.rules.response(route, head.status) {
+            Direction::Untouched(_) => return Ok(Passed::Stream(head, body)),
+            Direction::Planned(plan) => plan,
+        };
+        if head.status == StatusCode::PARTIAL_CONTENT {
+            return Err(Failure::UpstreamPartial);
+        }
+        let limits = &self.site.site.limits;
+        if body.is_end_stream() {
+            return Ok(Passed::Whole(head, Bytes::new()));
+        }
+        let media = self.site.site.rules.check_media(route, &head.headers, Side::Response);
+        if media.is_err() && !plan.seals() {
+            // Nothing is to be sealed in it, and its tokens stay tokens: it passes as it is.
+            return Ok(Passed::Stream(head, body));
+        }
+        let waited = Instant::now();
+        let held = hold(body, limits.body, waited + limits.response_body_time).await;
+        self.upstream_time += waited.elapsed();
+        let text = held.map_err(|e: HoldError<_>| e.failure(Side::Response, Failure::UpstreamProtocol))?;
+        if text.is_empty() {
+            return Ok(Passed::Whole(head, text));
+        }
+        media?;
+        let (mut sealed, report) = self.transformed::<Driven>(&plan, text, method.as_str(), Side::Response).await?;
+        if report.edited {
+            headers::drop_integrity(&mut head.headers);
+        }
+        if report.opened {
+            head.headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        }
+        head.headers.remove(header::TRAILER);
+        head.headers.remove(header::CONTENT_LENGTH);
+        head.headers.remove(header::ACCEPT_RANGES);
+        match sealed.send() {
+            Some(Outgoing::Whole(bytes)) => Ok(Passed::Whole(head, bytes)),
+            Some(Outgoing::None) => Ok(Passed::Whole(head, Bytes::new())),
+            Some(Outgoing::Stream(_)) | None => Err(Failure::Internal),
+        }
+    }
+
+    /// Joins the client's and the upstream's streams after `101 Switching Protocols`.
+    fn tunnel(&self, mut response: Response<Driven>, client: Option<OnUpgrade>) -> Result<Passed, Failure> {
+        let client = client.ok_or(Failure::UpstreamProtocol)?;
+        let upstream = hyper::upgrade::on(&mut response);
+        let (mut head, body) = response.into_parts();
+        let driver = body.into_driver();
+        let protocol = head.headers.get(header::UPGRADE).cloned();
+        headers::strip_hop_by_hop(&mut head.headers);
+        head.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        if let Some(protocol) = protocol {
+            head.headers.insert(header::UPGRADE, protocol);
+        }
+        self.shared.gate.decide_upgrade(true);
+        let limits = self.site.site.limits;
+        tokio::spawn(async move {
+            if let Some(driver) = driver {
+                driver.await;
+            }
+            let Ok((client, upstream)) = tokio::try_join!(client, upstream) else { return };
+            let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
+            let joined = tokio::io::copy_bidirectional(&mut client, &mut upstream);
+            // The total time of a streamed body bounds a tunnel too.
+            let _ = tokio::time::timeout(limits.stream_time, joined).await;
+        });
+        Ok(Passed::Whole(head, Bytes::new()))
+    }
+}
+
+/// What goes down to the client.
+enum Passed {
+    Whole(http::response::Parts, Bytes),
+    Stream(http::response::Parts, Driven),
+}

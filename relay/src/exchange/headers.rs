@@ -1,0 +1,208 @@
+//! Headers at a hop (RFC 9110 §7.6.1, RFC 9112 §9).
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, StatusCode, Version};
+
+/// Fields that end at this hop whatever `Connection` says.
+const HOP_BY_HOP: [HeaderName; 7] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHORIZATION,
+    header::PROXY_AUTHENTICATE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+const DIGESTS: [HeaderName; 4] = [
+    HeaderName::from_static("content-md5"),
+    HeaderName::from_static("digest"),
+    HeaderName::from_static("content-digest"),
+    HeaderName::from_static("repr-digest"),
+];
+
+/// Fields that a client may not make this hop drop by nominating them in `Connection`: the next hop relies on them.
+fn may_be_nominated(name: &HeaderName) -> bool {
+    !matches!(
+        *name,
+        header::HOST
+            | header::CONTENT_LENGTH
+            | header::CONTENT_TYPE
+            | header::CONTENT_ENCODING
+            | header::AUTHORIZATION
+            | header::COOKIE
+            | header::FORWARDED
+    ) && !name.as_str().starts_with("x-forwarded-")
+}
+
+/// Takes out what ends at this hop. `TE: trailers` stays, for it is asked of the next hop too.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        let nominated: Vec<HeaderName> = headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .filter_map(|v| v.to_str().ok())
+            .flat_map(|v| v.split(','))
+            .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
+            .filter(may_be_nominated)
+            .collect();
+        for name in nominated {
+            if name != header::TE {
+                headers.remove(name);
+            }
+        }
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+    if let Some(te) = headers.remove(header::TE)
+        && te.to_str().is_ok_and(|te| te.split(',').any(|t| t.trim().eq_ignore_ascii_case("trailers")))
+    {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// The protocol that a request asks to change to, as it stands in `Upgrade`.
+#[must_use]
+pub fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
+    let asked = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .any(|name| name.trim().eq_ignore_ascii_case("upgrade"));
+    if asked { headers.get(header::UPGRADE).cloned() } else { None }
+}
+
+/// Drops what no longer holds after a body was edited: digests over it, and strong entity tags of it.
+pub fn drop_integrity(headers: &mut HeaderMap) {
+    for name in &DIGESTS {
+        headers.remove(name);
+    }
+    if headers.get(header::ETAG).is_some_and(|tag| !tag.as_bytes().starts_with(b"W/")) {
+        headers.remove(header::ETAG);
+    }
+}
+
+/// Asks for the whole response, uncompressed: a part or a compressed whole cannot be ruled.
+pub fn ask_for_whole(headers: &mut HeaderMap) {
+    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    headers.remove(header::RANGE);
+    headers.remove(header::IF_RANGE);
+}
+
+/// Whether a response to this method with this status has no body, whatever its headers say (RFC 9112 §6.3).
+#[must_use]
+pub fn has_no_body(method: &Method, status: StatusCode) -> bool {
+    *method == Method::HEAD
+        || status.is_informational()
+        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
+/// Appends the client to `X-Forwarded-For`, and states scheme and host where no one did.
+pub fn forwarded(headers: &mut HeaderMap, client: Option<std::net::IpAddr>, host: Option<&HeaderValue>) {
+    const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+    const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+    const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+    if let Some(client) = client {
+        let mut list = String::with_capacity(48);
+        for earlier in headers.get_all(&FOR) {
+            if let Ok(earlier) = earlier.to_str() {
+                list.push_str(earlier);
+                list.push_str(", ");
+            }
+        }
+        list.push_str(&client.to_string());
+        if let Ok(list) = HeaderValue::from_str(&list) {
+            headers.insert(FOR, list);
+        }
+    }
+    if !headers.contains_key(&PROTO) {
+        headers.insert(PROTO, HeaderValue::from_static("http"));
+    }
+    if let Some(host) = host
+        && !headers.contains_key(&HOST)
+    {
+        headers.insert(HOST, host.clone());
+    }
+}
+
+/// An id for the logs of every hop: the client's where it is harmless, else one of ours.
+#[must_use]
+pub fn request_id(headers: &HeaderMap) -> HeaderValue {
+    const NAME: HeaderName = HeaderName::from_static("x-request-id");
+    let mut given = headers.get_all(&NAME).iter();
+    if let (Some(id), None) = (given.next(), given.next())
+        && (1..=128).contains(&id.len())
+        && id.as_bytes().iter().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(b))
+    {
+        return id.clone();
+    }
+    fresh_id()
+}
+
+/// 64 random bits of the thread's start and a counter: unique enough to find a line in a log, and cheap.
+fn fresh_id() -> HeaderValue {
+    use std::cell::Cell;
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    thread_local!(static NEXT: Cell<(u64, u64)> = Cell::new((RandomState::new().build_hasher().finish(), 0)));
+    let (start, n) = NEXT.get();
+    NEXT.set((start, n + 1));
+    let mut text = [0u8; 24];
+    let id = u128::from(start) << 32 | u128::from(n & 0xffff_ffff);
+    for (i, byte) in text.iter_mut().enumerate() {
+        *byte = b"0123456789abcdef"[(id >> (92 - 4 * i)) as usize & 15];
+    }
+    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("-"))
+}
+
+/// Whether the client understands chunked bodies and keeps connections by default.
+#[must_use]
+pub fn is_old(version: Version) -> bool {
+    version < Version::HTTP_11
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(list: &[(&'static str, &'static str)]) -> HeaderMap {
+        list.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect()
+    }
+
+    #[test]
+    fn what_ends_at_this_hop_is_gone_and_what_the_next_hop_needs_stays() {
+        let mut h = headers(&[
+            ("connection", "close, X-Mine, host, x-forwarded-for, content-length, TE"),
+            ("x-mine", "1"),
+            ("host", "a"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("keep-alive", "5"),
+            ("proxy-authorization", "secret"),
+            ("te", "gzip, trailers"),
+            ("upgrade", "websocket"),
+            ("transfer-encoding", "chunked"),
+            ("x-stays", "1"),
+        ]);
+        strip_hop_by_hop(&mut h);
+        let mut left: Vec<_> = h.iter().map(|(n, v)| format!("{n}: {}", v.to_str().unwrap())).collect();
+        left.sort();
+        assert_eq!(left, ["host: a", "te: trailers", "x-forwarded-for: 1.2.3.4", "x-stays: 1"]);
+    }
+
+    #[test]
+    fn request_ids_are_kept_only_when_harmless() {
+        assert_eq!(request_id(&headers(&[("x-request-id", "abc-1._Z")])), "abc-1._Z");
+        let long = HeaderValue::from_str(&"a".repeat(129)).unwrap();
+        for bad in
+            [HeaderValue::from_static("a b"), HeaderValue::from_static(""), HeaderValue::from_static("a\"b"), long]
+        {
+            let mut h = HeaderMap::new();
+            h.insert("x-request-id", bad.clone());
+            let id = request_id(&h);
+            assert_ne!(id, bad);
+            assert_eq!(id.len(), 24);
+        }
+        assert_ne!(request_id(&HeaderMap::new()), request_id(&HeaderMap::new()));
+    }
+}

@@ -1,0 +1,16 @@
+//! One request and its response, from the rules' verdict to the last byte.
+//!
+//! 1. [`flow`]: the order of things: route, hold, transform, and only then a byte upstream; the same for the response;
+//! 2. [`headers`]: what ends at this hop and what goes on;
+//! 3. [`stream`]: the bodies as the codec sends them;
+//! 4. [`up`], [`pool`], [`balance`]: upstream connections, ours to drive, keep and choose.
+
+pub mod balance;
+pub mod flow;
+pub mod headers;
+pub mod pool;
+pub mod stream;
+pub mod up;
+
+/// The error type that the codec asks of a body.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -1,0 +1,92 @@
+//! Idle upstream connections, kept for each worker thread.
+//!
+//! The key is the whole identity of a connection (server, TLS name, authorities), interned as a number when the rules load:
+//! a connection that was verified under one authority is never handed to a site that trusts another.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::up::Connection;
+use crate::config::resolved::UpstreamTls;
+
+/// What two connections must share to stand for each other.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Identity {
+    tls: Option<(Box<str>, Option<std::path::PathBuf>)>,
+    site: Box<str>,
+}
+
+/// An interned identity of connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PoolKey(u32);
+
+static IDENTITIES: Mutex<Vec<Identity>> = Mutex::new(Vec::new());
+
+impl PoolKey {
+    /// The key of a site's connections; the same one after a reload that changes nothing about them.
+    #[must_use]
+    pub fn intern(site: &str, tls: Option<&UpstreamTls>) -> Self {
+        let identity = Identity { tls: tls.map(|t| (t.server_name.clone(), t.ca.clone())), site: site.into() };
+        let mut all = IDENTITIES.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = all.iter().position(|i| *i == identity).unwrap_or_else(|| {
+            all.push(identity);
+            all.len() - 1
+        });
+        Self(u32::try_from(at).unwrap_or(u32::MAX))
+    }
+}
+
+struct Idle {
+    connection: Connection,
+    until: Instant,
+}
+
+thread_local! {
+    static POOL: RefCell<HashMap<(PoolKey, SocketAddr), Vec<Idle>>> = RefCell::default();
+}
+
+/// The most recently used idle connection that is still open.
+#[must_use]
+pub fn take(key: PoolKey, server: SocketAddr) -> Option<Connection> {
+    POOL.with_borrow_mut(|pool| {
+        let idle = pool.get_mut(&(key, server))?;
+        let now = Instant::now();
+        while let Some(candidate) = idle.pop() {
+            if candidate.until > now && candidate.connection.is_usable() {
+                return Some(candidate.connection);
+            }
+        }
+        None
+    })
+}
+
+/// Keeps a connection that is between two requests, unless there are enough.
+pub fn put(key: PoolKey, server: SocketAddr, connection: Connection, most: usize, keep: Duration) {
+    POOL.with_borrow_mut(|pool| {
+        let idle = pool.entry((key, server)).or_default();
+        let now = Instant::now();
+        // The oldest stand first: sweep what is over while we are here.
+        if idle.first().is_some_and(|oldest| oldest.until <= now) {
+            idle.retain(|i| i.until > now);
+        }
+        if idle.len() < most {
+            idle.push(Idle { connection, until: now + keep });
+        }
+    });
+}
+
+/// Closes what idled too long, also of servers that nobody asks for any more. Called now and then on each worker thread.
+pub fn sweep() {
+    POOL.with_borrow_mut(|pool| {
+        let now = Instant::now();
+        pool.retain(|_, idle| {
+            idle.retain(|i| i.until > now && i.connection.is_usable());
+            !idle.is_empty()
+        });
+    });
+}

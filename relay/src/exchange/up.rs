@@ -1,0 +1,267 @@
+//! One upstream connection: dialled by pingora, spoken to by hyper, driven inside the request's own task.
+
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use pingora_core::connectors::TransportConnector;
+use pingora_core::protocols::Stream;
+use pingora_core::upstreams::peer::BasicPeer;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::ServerName;
+
+use super::BoxError;
+use super::pool::{self, PoolKey};
+use super::stream::UpBody;
+use crate::error::Failure;
+
+/// TLS towards an upstream, built once when the rules load.
+#[derive(Clone)]
+pub struct Tls {
+    /// Authorities and versions.
+    pub config: Arc<ClientConfig>,
+    /// The name that is verified.
+    pub name: ServerName<'static>,
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tls({:?})", self.name)
+    }
+}
+
+/// Everything that is needed to reach one upstream.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// Which connections may stand for each other.
+    pub key: PoolKey,
+    /// TLS, or plain.
+    pub tls: Option<Tls>,
+    /// Most idle connections for each server and worker thread.
+    pub idle_max: usize,
+    /// How long one is kept idle.
+    pub idle_time: Duration,
+}
+
+/// Either kind of stream under the codec.
+trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+type Io = TokioIo<Box<dyn Duplex>>;
+type Driver = dyn Future<Output = hyper::Result<()>> + Send;
+
+/// A connection between two requests.
+pub struct Connection {
+    sender: http1::SendRequest<UpBody>,
+    driver: Pin<Box<Driver>>,
+}
+
+impl Connection {
+    /// Whether the peer left it open. Polls it once: what the peer sent unasked, or its close, shows now.
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
+        !self.sender.is_closed()
+    }
+
+    /// Gives the driver one turn; false when the connection is over.
+    fn nudge(&mut self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        self.driver.as_mut().poll(&mut cx).is_pending() && self.sender.is_ready()
+    }
+}
+
+/// Takes an idle connection or dials one.
+///
+/// # Errors
+/// The server cannot be reached in time, or its certificate does not verify.
+pub async fn connect(
+    connector: &TransportConnector,
+    target: &Target,
+    server: SocketAddr,
+    deadline: Instant,
+    fresh: bool,
+) -> Result<(Connection, bool), Failure> {
+    if !fresh {
+        while let Some(mut connection) = pool::take(target.key, server) {
+            if connection.nudge() {
+                return Ok((connection, true));
+            }
+        }
+    }
+    match timeout_at(deadline, Box::pin(dial(connector, target, server))).await {
+        Ok(connection) => connection.map(|c| (c, false)),
+        Err(_) => Err(Failure::UpstreamConnect),
+    }
+}
+
+async fn dial(connector: &TransportConnector, target: &Target, server: SocketAddr) -> Result<Connection, Failure> {
+    let peer = BasicPeer::new(&server.to_string());
+    let stream: Stream = connector.new_stream(&peer).await.map_err(|_| Failure::UpstreamConnect)?;
+    let io: Box<dyn Duplex> = match &target.tls {
+        None => Box::new(stream),
+        Some(tls) => {
+            let connector = TlsConnector::from(Arc::clone(&tls.config));
+            let stream = connector.connect(tls.name.clone(), stream).await.map_err(|error| {
+                // rustls wraps its own error in the I/O error of the handshake; anything else is the network.
+                match error.get_ref().and_then(|e| e.downcast_ref::<tokio_rustls::rustls::Error>()) {
+                    Some(tokio_rustls::rustls::Error::InvalidCertificate(_)) => Failure::UpstreamTls,
+                    _ => Failure::UpstreamConnect,
+                }
+            })?;
+            Box::new(stream)
+        }
+    };
+    let handshake = http1::Builder::new().max_headers(256).max_buf_size(128 * 1024).handshake(TokioIo::new(io)).await;
+    let (sender, driver) = handshake.map_err(|_| Failure::UpstreamConnect)?;
+    Ok(Connection { sender, driver: Box::pin(driver.with_upgrades()) })
+}
+
+/// How an attempt failed.
+#[derive(Debug)]
+pub struct Attempt {
+    /// What the client is told.
+    pub failure: Failure,
+    /// Nothing of the request reached a server: it may be sent again.
+    pub unsent: bool,
+}
+
+/// Sends a request and waits for the head of its response.
+///
+/// # Errors
+/// The connection broke, the body's source broke, or the head did not come by `deadline` after the request.
+pub async fn send(
+    mut connection: Connection,
+    target: &Target,
+    server: SocketAddr,
+    request: Request<UpBody>,
+    deadline: Instant,
+) -> Result<Response<Driven>, Attempt> {
+    let keep = Keep { key: target.key, server, idle_max: target.idle_max, idle_time: target.idle_time };
+    let mut answer = Box::pin(connection.sender.try_send_request(request));
+    let mut over = false;
+    let exchange = poll_fn(|cx| {
+        // The answer may be complete although the connection ended with it, so it is looked at after the connection had its turn.
+        if !over && connection.driver.as_mut().poll(cx).is_ready() {
+            over = true;
+        }
+        answer.as_mut().poll(cx)
+    });
+    match timeout_at(deadline, exchange).await {
+        Ok(Ok(response)) => {
+            drop(answer);
+            let (head, body) = response.into_parts();
+            let connection = if over { None } else { Some(connection) };
+            Ok(Response::from_parts(head, Driven { body, connection, keep, ended: false }))
+        }
+        Ok(Err(mut error)) => {
+            let unsent = error.take_message().is_some();
+            let error = error.into_error();
+            let failure =
+                if error.is_user() || is_slow(&error) { Failure::ClientGone } else { Failure::UpstreamProtocol };
+            Err(Attempt { failure, unsent })
+        }
+        Err(_) => Err(Attempt { failure: Failure::UpstreamTimeout, unsent: false }),
+    }
+}
+
+fn is_slow(error: &hyper::Error) -> bool {
+    std::error::Error::source(error).is_some_and(|s| s.is::<super::stream::TooSlow>())
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Keep {
+    key: PoolKey,
+    server: SocketAddr,
+    idle_max: usize,
+    idle_time: Duration,
+}
+
+/// A response body that drives its own connection, and gives it back to the pool at its end.
+pub struct Driven {
+    body: Incoming,
+    connection: Option<Connection>,
+    keep: Keep,
+    ended: bool,
+}
+
+impl Driven {
+    /// Ends the exchange without a body, as after HEAD, 204 and 304.
+    pub fn finish(mut self) {
+        self.ended = true;
+    }
+
+    /// The driver, for a connection that changes its protocol: it has to run until the tunnel is handed over.
+    pub fn into_driver(mut self) -> Option<impl Future<Output = ()> + Send + 'static> {
+        let connection = self.connection.take()?;
+        Some(async move {
+            let Connection { sender, driver } = connection;
+            // The result tells only how the HTTP part ended; the tunnel has errors of its own.
+            let _ = driver.await;
+            drop(sender);
+        })
+    }
+}
+
+impl Drop for Driven {
+    fn drop(&mut self) {
+        // Only a connection whose response was read to its end is between two requests.
+        if (self.ended || self.body.is_end_stream())
+            && let Some(mut connection) = self.connection.take()
+            && connection.nudge()
+        {
+            let Keep { key, server, idle_max, idle_time } = self.keep;
+            pool::put(key, server, connection, idle_max, idle_time);
+        }
+    }
+}
+
+impl Body for Driven {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        if let Some(connection) = &mut this.connection
+            && connection.driver.as_mut().poll(cx).is_ready()
+        {
+            this.connection = None;
+        }
+        let frame = Pin::new(&mut this.body).poll_frame(cx);
+        match frame {
+            Poll::Ready(None) => {
+                this.ended = true;
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(frame)) => Poll::Ready(Some(frame.map_err(Into::into))),
+            // The body's channel wakes us, but more of it comes only when the connection gets another turn.
+            Poll::Pending => {
+                if let Some(connection) = &mut this.connection
+                    && connection.driver.as_mut().poll(cx).is_ready()
+                {
+                    this.connection = None;
+                    return Pin::new(&mut this.body).poll_frame(cx).map(|f| f.map(|f| f.map_err(Into::into)));
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,16 @@
+//! Reverse proxy: the host names the site.
+
+use std::sync::Arc;
+
+use crate::config::resolved::Listener;
+use crate::error::Failure;
+use crate::rules::path::normal_host;
+use crate::state::{ListenerState, SiteState};
+
+/// The site that a request is for.
+///
+/// # Errors
+/// None of this listener has the host.
+pub fn site(config: &Listener, state: &ListenerState, host: &str) -> Result<Arc<SiteState>, Failure> {
+    state.site(&config.sites, &normal_host(host)).cloned().ok_or(Failure::UnknownHost)
+}

@@ -1,0 +1,208 @@
+//! Everything that the data path works with, built from one rules file and swapped as a whole by a reload.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+use crate::config::resolved::{Config, HostTable, Listener, Side, Site, UpstreamTls};
+use crate::engine::Engine;
+use crate::exchange::balance::Balance;
+use crate::exchange::pool::PoolKey;
+use crate::exchange::up::{Target, Tls};
+use crate::metrics::{RoleMetrics, SharedMetrics, SiteMetrics};
+use crate::rules::action::Verb;
+
+/// The state in force.
+pub struct State {
+    /// The rules file, resolved.
+    pub config: Config,
+    /// The engine's client.
+    pub engine: Engine,
+    /// Counters by role.
+    pub roles: RoleMetrics,
+    listeners: HashMap<(SocketAddr, Side), ListenerState>,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// The sites of one address.
+pub struct ListenerState {
+    /// By the address of the site's configuration, which `config` keeps where it is.
+    sites: HashMap<usize, Arc<SiteState>>,
+    /// Counters of requests for no site of this listener.
+    pub no_site: SiteMetrics,
+}
+
+/// One site with everything that is built from its configuration.
+#[derive(Debug)]
+pub struct SiteState {
+    /// The configuration.
+    pub site: Arc<Site>,
+    /// Its counters.
+    pub metrics: SiteMetrics,
+    /// How its servers are reached.
+    pub target: Target,
+    /// Which server is next.
+    pub balance: Arc<Balance>,
+    /// What the engine is told about where a request goes.
+    pub destination: Box<str>,
+}
+
+/// Why a state cannot be built from a rules file that passed every check.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The authorities of an upstream cannot be read.
+    #[error("the authorities in {} cannot be read", .0.display())]
+    Authorities(std::path::PathBuf),
+    /// The system has no authorities.
+    #[error("the system has no certificate authorities: install ca-certificates, or name a file")]
+    NoAuthorities,
+    /// A name that no certificate can be for.
+    #[error("{0} is no name that a certificate can be for")]
+    ServerName(Box<str>),
+}
+
+impl State {
+    /// Builds everything. Blocks while names are resolved and files read.
+    ///
+    /// # Errors
+    /// Authorities cannot be read, or a name fits no certificate.
+    pub fn build(config: Config, metrics: &SharedMetrics, previous: Option<&Self>) -> Result<Self, BuildError> {
+        // A client keeps its connections, so it stays as long as nothing about it changes.
+        let engine = match previous {
+            Some(previous) if previous.config.engine == config.engine => previous.engine.clone(),
+            _ => Engine::new(&config.engine),
+        };
+        let mut tls = TlsConfigs::default();
+        let mut listeners = HashMap::new();
+        for listener in config.inbound.iter().chain(&config.outbound) {
+            listeners.insert((listener.listen, listener.side), ListenerState::build(listener, metrics, &mut tls)?);
+        }
+        let roles = metrics.roles(role_names(&config).iter().map(String::as_str));
+        Ok(Self { config, engine, roles, listeners })
+    }
+
+    /// A listener's configuration and sites.
+    #[must_use]
+    pub fn listener(&self, address: SocketAddr, side: Side) -> Option<(&Listener, &ListenerState)> {
+        let all = match side {
+            Side::Inbound => &self.config.inbound,
+            Side::Outbound => &self.config.outbound,
+        };
+        let config = all.iter().find(|l| l.listen == address)?;
+        Some((config, self.listeners.get(&(address, side))?))
+    }
+
+    /// The servers of every site, for their upkeep.
+    #[must_use]
+    pub fn balances(&self) -> Vec<Arc<Balance>> {
+        self.listeners.values().flat_map(|l| l.sites.values()).map(|s| Arc::clone(&s.balance)).collect()
+    }
+}
+
+fn role_names(config: &Config) -> Vec<String> {
+    let sites = config.inbound.iter().chain(&config.outbound).flat_map(|l| l.sites.sites());
+    let actions = sites.flat_map(|s| s.rules().iter().flat_map(|r| r.request.iter().chain(&r.response)));
+    let mut names: Vec<String> = actions
+        .flat_map(|a| match &a.verb {
+            Verb::Seal { role, .. } => vec![role.to_string()],
+            Verb::Open { roles, .. } => roles.iter().map(ToString::to_string).collect(),
+        })
+        .collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+impl ListenerState {
+    fn build(listener: &Listener, metrics: &SharedMetrics, tls: &mut TlsConfigs) -> Result<Self, BuildError> {
+        let mut sites = HashMap::new();
+        for site in listener.sites.sites() {
+            let state = SiteState::build(site, listener.side, metrics, tls)?;
+            sites.insert(Arc::as_ptr(site) as usize, Arc::new(state));
+        }
+        Ok(Self { sites, no_site: metrics.no_site(listener.side) })
+    }
+
+    /// The site of a host name, as [`HostTable::get`].
+    #[must_use]
+    pub fn site(&self, table: &HostTable, host: &str) -> Option<&Arc<SiteState>> {
+        self.sites.get(&(Arc::as_ptr(table.get(host)?) as usize))
+    }
+}
+
+impl SiteState {
+    fn build(site: &Arc<Site>, side: Side, metrics: &SharedMetrics, tls: &mut TlsConfigs) -> Result<Self, BuildError> {
+        let upstream = &site.upstream;
+        let target = Target {
+            key: PoolKey::intern(&site.name, upstream.tls.as_ref()),
+            tls: upstream.tls.as_ref().map(|t| tls.get(t)).transpose()?,
+            idle_max: upstream.pool_idle,
+            idle_time: upstream.pool_idle_timeout,
+        };
+        Ok(Self {
+            site: Arc::clone(site),
+            metrics: metrics.site(side, &site.name, site.rules().len()),
+            target,
+            balance: Arc::new(Balance::new(upstream)),
+            destination: upstream.host.clone().unwrap_or_else(|| site.name.clone()),
+        })
+    }
+}
+
+/// One client configuration for each set of authorities: building one reads and parses them all.
+#[derive(Default)]
+struct TlsConfigs(HashMap<Option<std::path::PathBuf>, Arc<ClientConfig>>);
+
+impl TlsConfigs {
+    fn get(&mut self, tls: &UpstreamTls) -> Result<Tls, BuildError> {
+        let config = match self.0.get(&tls.ca) {
+            Some(config) => Arc::clone(config),
+            None => {
+                let config = Arc::new(client_config(tls.ca.as_deref())?);
+                self.0.insert(tls.ca.clone(), Arc::clone(&config));
+                config
+            }
+        };
+        let name = ServerName::try_from(tls.server_name.to_string());
+        Ok(Tls { config, name: name.map_err(|_| BuildError::ServerName(tls.server_name.clone()))? })
+    }
+}
+
+fn client_config(ca: Option<&Path>) -> Result<ClientConfig, BuildError> {
+    let mut roots = RootCertStore::empty();
+    match ca {
+        Some(file) => {
+            let fault = || BuildError::Authorities(file.to_owned());
+            for certificate in CertificateDer::pem_file_iter(file).map_err(|_| fault())? {
+                roots.add(certificate.map_err(|_| fault())?).map_err(|_| fault())?;
+            }
+            if roots.is_empty() {
+                return Err(fault());
+            }
+        }
+        None => {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            if roots.is_empty() {
+                return Err(BuildError::NoAuthorities);
+            }
+        }
+    }
+    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|_| BuildError::NoAuthorities)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
