@@ -1,5 +1,6 @@
 //! One listening address: pingora accepts, the gate guards, hyper reads and writes HTTP/1, the exchange does the work.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::net::{IpAddr, SocketAddr};
@@ -95,6 +96,7 @@ impl Edge {
         limits: ConnectionLimits,
         mut shutdown: ShutdownWatch,
     ) {
+        keep_pool_swept();
         let (gate, handle) = Gate::new(stream, limits);
         let service = {
             let handle = handle.clone();
@@ -226,6 +228,19 @@ impl Edge {
             Side::Inbound => inbound::site(config, listener, host).map(|site| (site, None)),
             Side::Outbound => outbound::destination(config, listener, host, request.uri()).map(|d| (d.site, d.target)),
         }
+    }
+}
+
+/// Starts the sweep of this worker thread's pool with its first connection.
+fn keep_pool_swept() {
+    thread_local!(static SWEPT: Cell<bool> = const { Cell::new(false) });
+    if !SWEPT.replace(true) {
+        tokio::spawn(async {
+            loop {
+                tokio::time::sleep(SWEEP).await;
+                pool::sweep();
+            }
+        });
     }
 }
 

@@ -58,7 +58,6 @@ pub struct Target {
 trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
-type Io = TokioIo<Box<dyn Duplex>>;
 type Driver = dyn Future<Output = hyper::Result<()>> + Send;
 
 /// A connection between two requests.
