@@ -1,3 +1,68 @@
 //! The rules file: read raw, then resolved into types that cannot be wrong. Nothing after start-up parses its strings again.
+//!
+//! 1. [`tree`]: YAML with the place of every node;
+//! 2. [`structure`]: keys and types, against the schema that the raw types generate: every fault in one run;
+//! 3. [`raw`]: the file as people write it; [`units`]: times and sizes;
+//! 4. [`resolve`]: names, selectors, patterns, files, and what they come to together;
+//! 5. [`resolved`]: what the rest of the relay works with;
+//! 6. [`report`]: faults with file, line, column, cause and hint.
 
+pub mod raw;
+pub mod report;
+pub mod resolve;
 pub mod resolved;
+mod sites;
+mod structure;
+mod tree;
+mod units;
+
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+pub use report::{Fault, Report};
+use resolved::Config;
+
+/// A file that passed every check, and what its author should know all the same.
+#[derive(Debug)]
+pub struct Checked {
+    /// The configuration.
+    pub config: Config,
+    /// Warnings only.
+    pub warnings: Report,
+}
+
+/// Reads and checks a rules file.
+///
+/// # Errors
+/// Every fault of the file, with its place; or that it cannot be read.
+pub fn load(file: &Path) -> Result<Checked, Report> {
+    let text = std::fs::read_to_string(file).map_err(|error| Report::unreadable(file, &error))?;
+    check(file, &text)
+}
+
+/// Checks the text of a rules file. Paths in it start at the file's folder.
+///
+/// # Errors
+/// Every fault of the text, with its place.
+pub fn check(file: &Path, text: &str) -> Result<Checked, Report> {
+    let mut report = Report::new(file, text);
+    let folder = file.parent().unwrap_or(Path::new("."));
+    let config = raw::File::read(text, &mut report)
+        .and_then(|raw| resolve::resolve(&raw, folder, Sha256::digest(text.as_bytes()).into(), &mut report));
+    report.sort();
+    match config {
+        Some(config) if !report.has_errors() => Ok(Checked { config, warnings: report }),
+        _ => Err(report),
+    }
+}
+
+/// The JSON schema of the rules file, as editors use it.
+#[must_use]
+pub fn schema() -> String {
+    let schema = schemars::schema_for!(raw::File);
+    // A schema is maps, lists and strings: it always serialises.
+    let mut text = serde_json::to_string_pretty(&schema).unwrap_or_default();
+    text.push('\n');
+    text
+}

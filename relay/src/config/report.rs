@@ -1,0 +1,157 @@
+//! Faults of a rules file, for people and for programs.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+/// A place in the file: line and column from 1; 0 where there is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize)]
+pub struct Place {
+    /// Line.
+    pub line: usize,
+    /// Column, in characters.
+    pub column: usize,
+}
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The file is refused.
+    Error,
+    /// The file works, but perhaps not as its author thinks.
+    Warning,
+}
+
+/// One thing about one place of the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Fault {
+    /// How bad it is.
+    pub severity: Severity,
+    /// Where.
+    #[serde(flatten)]
+    pub place: Place,
+    /// What is wrong.
+    pub cause: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// Everything that there is to say about a file.
+#[derive(Debug, Clone)]
+pub struct Report {
+    file: PathBuf,
+    lines: Vec<String>,
+    faults: Vec<Fault>,
+}
+
+impl Report {
+    pub(crate) fn new(file: &Path, text: &str) -> Self {
+        Self { file: file.to_owned(), lines: text.lines().map(str::to_owned).collect(), faults: Vec::new() }
+    }
+
+    pub(crate) fn unreadable(file: &Path, error: &io::Error) -> Self {
+        let mut report = Self::new(file, "");
+        report.error(
+            Place::default(),
+            format!("cannot be read: {error}"),
+            Some("name the file with --config".to_owned()),
+        );
+        report
+    }
+
+    pub(crate) fn error(&mut self, place: Place, cause: impl Into<String>, hint: Option<String>) {
+        self.faults.push(Fault { severity: Severity::Error, place, cause: cause.into(), hint });
+    }
+
+    pub(crate) fn warn(&mut self, place: Place, cause: impl Into<String>, hint: Option<String>) {
+        self.faults.push(Fault { severity: Severity::Warning, place, cause: cause.into(), hint });
+    }
+
+    pub(crate) fn sort(&mut self) {
+        self.faults.sort_by_key(|f| f.place);
+        self.faults.dedup();
+    }
+
+    /// Every fault, in the order of the file.
+    #[must_use]
+    pub fn faults(&self) -> &[Fault] {
+        &self.faults
+    }
+
+    /// Whether the file is refused.
+    #[must_use]
+    pub fn has_errors(&self) -> bool {
+        self.faults.iter().any(|f| f.severity == Severity::Error)
+    }
+
+    /// For programs: one JSON object with `file` and `faults`.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        #[derive(Serialize)]
+        struct Whole<'a> {
+            file: &'a Path,
+            faults: &'a [Fault],
+        }
+        serde_json::to_string_pretty(&Whole { file: &self.file, faults: &self.faults }).unwrap_or_default()
+    }
+
+    /// For people: each fault with its line and a mark under the place; with `colour` for terminals.
+    #[must_use]
+    pub fn to_text(&self, colour: bool) -> String {
+        let mut out = String::new();
+        for fault in &self.faults {
+            let (name, on) = match fault.severity {
+                Severity::Error => ("error", "\u{1b}[31;1m"),
+                Severity::Warning => ("warning", "\u{1b}[33;1m"),
+            };
+            let (on, off) = if colour { (on, "\u{1b}[0m") } else { ("", "") };
+            let Place { line, column } = fault.place;
+            let at = if line == 0 { String::new() } else { format!(":{line}:{column}") };
+            out.push_str(&format!("{}{at}: {on}{name}{off}: {}\n", self.file.display(), fault.cause));
+            if let Some(text) = line.checked_sub(1).and_then(|l| self.lines.get(l)) {
+                let before: String =
+                    text.chars().take(column.saturating_sub(1)).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+                out.push_str(&format!("{line:>5} | {text}\n      | {before}{on}^{off}\n"));
+            }
+            if let Some(hint) = &fault.hint {
+                out.push_str(&format!("      = {hint}\n"));
+            }
+        }
+        out
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.to_text(false))
+    }
+}
+
+/// The candidate that was probably meant: at most a third of its letters differ.
+pub(crate) fn did_you_mean<'a>(written: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    candidates
+        .into_iter()
+        .map(|c| (distance(written, c), c))
+        .filter(|(d, c)| *d <= c.len().div_ceil(3))
+        .min_by_key(|(d, _)| *d)
+        .map(|(_, c)| c)
+}
+
+/// Levenshtein's distance, in bytes: keys are ASCII.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let substituted = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
