@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::config::resolved;
 use crate::error::{Failure, Side};
+use crate::metrics::EngineMetrics;
 
 /// A handle on the engine; cheap to clone.
 #[derive(Clone)]
@@ -15,14 +16,20 @@ pub struct Engine {
     client: Client,
     app: App,
     timeout: Duration,
+    metrics: EngineMetrics,
 }
 
 impl Engine {
     /// A client of the configured endpoints. Nothing is dialled yet.
     #[must_use]
-    pub fn new(config: &resolved::Engine) -> Self {
+    pub fn new(config: &resolved::Engine, metrics: EngineMetrics) -> Self {
         let options = ClientOptions { connections: config.connections, ..ClientOptions::default() };
-        Self { client: Client::new(config.endpoints.clone(), options), app: config.app, timeout: config.timeout }
+        Self {
+            client: Client::new(config.endpoints.clone(), options),
+            app: config.app,
+            timeout: config.timeout,
+            metrics,
+        }
     }
 
     /// The app whose keys are asked for.
@@ -42,7 +49,11 @@ impl Engine {
     /// # Errors
     /// No answer within the configured time.
     pub async fn call(&self, request: RequestWriter, side: Side) -> Result<AnswerFrame, Failure> {
-        self.client.call(request, Instant::now() + self.timeout).await.map_err(|error| match error {
+        let _waiting = self.metrics.call();
+        let asked = Instant::now();
+        let answer = self.client.call(request, asked + self.timeout).await;
+        self.metrics.took(asked.elapsed());
+        answer.map_err(|error| match error {
             LinkError::TooLarge => Failure::TooMuchForEngine(side),
             LinkError::Protocol => Failure::EngineAnswer,
             LinkError::Connect(_)

@@ -42,8 +42,8 @@ pub struct Message<'m> {
     pub request_id: &'m str,
     /// Name of the site, `-` for none.
     pub site: &'m str,
-    /// Number of the first rule it met, from 1; `None` for none.
-    pub rule: Option<usize>,
+    /// Name of the first rule it met; `None` for none.
+    pub rule: Option<&'m str>,
     /// Status that the client got.
     pub status: u16,
 }

@@ -114,7 +114,7 @@ impl Metrics {
                 HistogramVec::new(
                     HistogramOpts::new(
                         "e3_relay_request_seconds",
-                        "Time from a request's head to the end of its answer.",
+                        "Time from a request's head to the head of its answer.",
                     )
                     .buckets(SECONDS.to_vec()),
                     &["side", "site"],
@@ -185,9 +185,9 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// Handles of one site with `rules` rules.
+    /// Handles of one site, and the names of its rules in the order of the file.
     #[must_use]
-    pub fn site(&self, side: Side, name: &str, rules: usize) -> SiteMetrics {
+    pub fn site<'r>(&self, side: Side, name: &str, rules: impl IntoIterator<Item = &'r str>) -> SiteMetrics {
         SiteMetrics {
             side: side_label(side),
             site: name.into(),
@@ -195,14 +195,14 @@ impl Metrics {
             seconds: self.request_seconds.with_label_values(&[side_label(side), name]),
             in_flight: self.in_flight.with_label_values(&[side_label(side), name]),
             unruled: RuleCounters::new(NONE.into()),
-            rules: (1..=rules).map(|number| RuleCounters::new(number.to_string().into())).collect(),
+            rules: rules.into_iter().map(|name| RuleCounters::new(name.into())).collect(),
         }
     }
 
     /// Handles of requests that belong to no site: unknown hosts, and heads that could not be read.
     #[must_use]
     pub fn no_site(&self, side: Side) -> SiteMetrics {
-        self.site(side, NONE, 0)
+        self.site(side, NONE, [])
     }
 
     /// Handles of the roles that a rules file names.
@@ -226,15 +226,10 @@ impl Metrics {
         self.connections.iter().map(IntGauge::get).sum()
     }
 
-    /// Counts an engine call that waits for its answer until the guard drops.
+    /// Handles for whoever calls the engine.
     #[must_use]
-    pub fn engine_call(&self) -> Held {
-        Held::new(self.engine_calls.clone())
-    }
-
-    /// Records the time of one engine call, answered or not.
-    pub fn engine_took(&self, took: Duration) {
-        self.engine_seconds.observe(took.as_secs_f64());
+    pub fn engine(&self) -> EngineMetrics {
+        EngineMetrics { seconds: self.engine_seconds.clone(), calls: self.engine_calls.clone() }
     }
 
     /// Records whether the engine answers.
@@ -291,6 +286,26 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         self.0.dec();
+    }
+}
+
+/// What is measured of engine calls; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct EngineMetrics {
+    seconds: Histogram,
+    calls: IntGauge,
+}
+
+impl EngineMetrics {
+    /// Counts a call that waits for its answer until the guard drops.
+    #[must_use]
+    pub fn call(&self) -> Held {
+        Held::new(self.calls.clone())
+    }
+
+    /// Records the time of one call, answered or not.
+    pub fn took(&self, took: Duration) {
+        self.seconds.observe(took.as_secs_f64());
     }
 }
 
@@ -382,7 +397,7 @@ mod tests {
     #[test]
     fn requests_count_by_site_rule_outcome_and_status() {
         let metrics = Metrics::new().unwrap();
-        let site = metrics.site(Side::Inbound, "api.shop.example", 2);
+        let site = metrics.site(Side::Inbound, "api.shop.example", ["1", "charge"]);
         let took = Duration::from_millis(3);
         site.answered(Some(1), OK, StatusCode::CREATED, took);
         site.answered(Some(1), OK, StatusCode::CREATED, took);
@@ -393,7 +408,7 @@ mod tests {
             [
                 r#"e3_relay_requests_total{outcome="engine-unavailable",rule="1",side="inbound",site="api.shop.example",status="503"} 1"#,
                 r#"e3_relay_requests_total{outcome="ok",rule="-",side="inbound",site="api.shop.example",status="418"} 1"#,
-                r#"e3_relay_requests_total{outcome="ok",rule="2",side="inbound",site="api.shop.example",status="201"} 2"#,
+                r#"e3_relay_requests_total{outcome="ok",rule="charge",side="inbound",site="api.shop.example",status="201"} 2"#,
             ]
         );
         assert_eq!(
@@ -405,7 +420,7 @@ mod tests {
     #[test]
     fn a_failed_answer_with_a_common_status_is_not_counted_as_ok() {
         let metrics = Metrics::new().unwrap();
-        let site = metrics.site(Side::Outbound, "api.pay.example", 1);
+        let site = metrics.site(Side::Outbound, "api.pay.example", ["1"]);
         site.answered(Some(0), OK, StatusCode::BAD_REQUEST, Duration::ZERO);
         site.answered(Some(0), "json", StatusCode::BAD_REQUEST, Duration::ZERO);
         let counted = lines(&metrics, "e3_relay_requests_total");

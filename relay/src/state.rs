@@ -80,7 +80,7 @@ impl State {
         // A client keeps its connections, so it stays as long as nothing about it changes.
         let engine = match previous {
             Some(previous) if previous.config.engine == config.engine => previous.engine.clone(),
-            _ => Engine::new(&config.engine),
+            _ => Engine::new(&config.engine, metrics.engine()),
         };
         let mut tls = TlsConfigs::default();
         let mut listeners = HashMap::new();
@@ -151,7 +151,7 @@ impl SiteState {
         };
         Ok(Self {
             site: Arc::clone(site),
-            metrics: metrics.site(side, &site.name, site.rules().len()),
+            metrics: metrics.site(side, &site.name, site.rules().iter().map(|rule| &*rule.name)),
             target,
             balance: Arc::new(Balance::new(upstream)),
             destination: upstream.host.clone().unwrap_or_else(|| site.name.clone()),

@@ -244,7 +244,7 @@ fn a_failed_message_is_one_line_without_its_values() {
     let line = eventually("a line for the message", || {
         stack.relay.process().log().lines().find(|line| line.contains(&id)).map(str::to_owned)
     });
-    for part in [HOST, "503", "rule=1"] {
+    for part in [HOST, "503", "rule=\"1\""] {
         assert!(line.contains(part), "{line}");
     }
     let log = stack.relay.process().log();

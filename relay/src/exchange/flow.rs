@@ -117,7 +117,7 @@ impl<'a> Exchange<'a> {
         Message {
             request_id: self.id.to_str().unwrap_or("-"),
             site: &self.site.site.name,
-            rule: self.rule.map(|r| r + 1),
+            rule: self.rule.and_then(|index| self.site.site.rules().get(index)).map(|rule| &*rule.name),
             status: status.as_u16(),
         }
     }
