@@ -1,0 +1,139 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// The inbound and the outbound encryption relay.
+#[derive(Debug, Parser)]
+#[command(name = "relay", version, about, after_help = EXIT_CODES, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 could not run, or warnings with --strict; 2 wrong use, or a bad rules file; \
+3 drained with connections cut; 130 interrupted";
+
+/// What `relay` does.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve: SIGTERM drains, SIGHUP or a changed file reloads, SIGQUIT hands over to a relay started with --upgrade.
+    #[command(after_help = "Example: relay run --config config/relay.yaml")]
+    Run(Run),
+    /// Check a rules file without starting: every fault with line, column and hint.
+    #[command(after_help = "Examples:\n  relay check --config config/relay.yaml\n  relay check --config relay.yaml --strict --format json")]
+    Check(Check),
+    /// Show what would be sealed and opened in a message, without an engine.
+    #[command(after_help = "Examples:\n  relay test --config relay.yaml --request order.http\n  \
+        relay test --config relay.yaml --side outbound --request charge.http --response answer.http\n\n\
+        A sample is an HTTP message as text: request line or status line, headers, an empty line, the body.")]
+    Test(Test),
+    /// Tell which rules a request meets, and why it does not meet the others.
+    #[command(after_help = "Examples:\n  relay explain --config relay.yaml --method POST http://api.shop.example/v1/orders/7\n  \
+        relay explain --config relay.yaml -X GET -H 'X-Tenant: a' http://api.shop.example/v1/orders")]
+    Explain(Explain),
+    /// Print the JSON schema of the rules file.
+    #[command(after_help = "Example: relay schema > config/schema/relay.json")]
+    Schema,
+    /// Print completions for a shell.
+    #[command(after_help = "Example: relay completions bash > /etc/bash_completion.d/relay")]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Where the rules are.
+#[derive(Debug, Args)]
+pub struct Rules {
+    /// The rules file.
+    #[arg(short, long, visible_alias = "rule-file", value_name = "FILE", default_value = "relay.yaml", env = "E3_RELAY_CONFIG")]
+    pub config: PathBuf,
+}
+
+/// `relay run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// The rules.
+    #[command(flatten)]
+    pub rules: Rules,
+    /// Take the listening sockets over from a running relay: start this, then send the other SIGQUIT.
+    #[arg(long)]
+    pub upgrade: bool,
+    /// Unix socket over which listening sockets pass; its folder must be writable by its owner only.
+    #[arg(long, value_name = "SOCKET", default_value = "/run/e3-relay/upgrade.sock")]
+    pub upgrade_socket: PathBuf,
+}
+
+/// How a report is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// `relay check`.
+#[derive(Debug, Args)]
+pub struct Check {
+    /// The rules.
+    #[command(flatten)]
+    pub rules: Rules,
+    /// How the report is written.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+    /// Warnings make the exit code 1.
+    #[arg(long)]
+    pub strict: bool,
+}
+
+/// Which relay a message goes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Side {
+    /// The reverse proxy.
+    Inbound,
+    /// The proxy towards third parties.
+    Outbound,
+}
+
+/// `relay test`.
+#[derive(Debug, Args)]
+pub struct Test {
+    /// The rules.
+    #[command(flatten)]
+    pub rules: Rules,
+    /// The request as text.
+    #[arg(long, value_name = "FILE")]
+    pub request: PathBuf,
+    /// Its response as text.
+    #[arg(long, value_name = "FILE")]
+    pub response: Option<PathBuf>,
+    /// Which relay it goes through; whichever serves the host when absent.
+    #[arg(long, value_enum)]
+    pub side: Option<Side>,
+    /// Show the values themselves, too.
+    #[arg(long)]
+    pub show_values: bool,
+}
+
+/// `relay explain`.
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// The rules.
+    #[command(flatten)]
+    pub rules: Rules,
+    /// The method.
+    #[arg(short = 'X', long, default_value = "GET")]
+    pub method: String,
+    /// A header, as `Name: value`.
+    #[arg(short = 'H', long = "header", value_name = "HEADER")]
+    pub headers: Vec<String>,
+    /// Which relay it goes through; whichever serves the host when absent.
+    #[arg(long, value_enum)]
+    pub side: Option<Side>,
+    /// The URL, as the client asks for it.
+    pub url: String,
+}

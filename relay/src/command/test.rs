@@ -1,0 +1,158 @@
+//! `relay test`: what would be sealed and opened in a message, without an engine.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use e3_wire::TokenText;
+use http::header;
+use json_span::{Kind, Replacement, line_column, splice};
+
+use super::{BAD_INPUT, rules, sample, serve};
+use crate::answer;
+use crate::args::Test;
+use crate::body::select::{Selection, Target};
+use crate::error::{Failure, Side};
+use crate::rules::action::Verb;
+use crate::rules::plan::Plan;
+use crate::rules::route::{Direction, Route};
+
+/// Shows what the rules do to a sample.
+#[must_use]
+pub fn run(args: &Test) -> ExitCode {
+    let config = match rules(&args.rules.config) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    let fault = |file: &Path, cause: &dyn std::fmt::Display| {
+        eprintln!("{}: {cause}", file.display());
+        ExitCode::from(BAD_INPUT)
+    };
+    let request = match std::fs::read(&args.request).map_err(|e| e.to_string()).and_then(|t| sample::request(&t).map_err(|e| e.to_string())) {
+        Ok(request) => request,
+        Err(error) => return fault(&args.request, &error),
+    };
+    let host = request.head.headers.get(header::HOST).and_then(|h| h.to_str().ok()).or_else(|| request.head.uri.host()).unwrap_or_default();
+    let Some(served) = serve(&config, args.side, host, request.head.uri.path()) else {
+        return refuse("request", &Failure::UnknownHost);
+    };
+    println!("site      {} at {}", served.site.name, served.listener.listen);
+    let (route, direction) = match served.site.rules.route(&request.head, &served.path) {
+        Ok(found) => found,
+        Err(failure) => return refuse("request", &failure),
+    };
+    let names: Vec<_> = route.rules().filter_map(|r| served.site.rules().get(r)).map(|r| &*r.name).collect();
+    println!("rules     {}", if names.is_empty() { "none: passes untouched".to_owned() } else { names.join(", ") });
+    let media = |route: &Route, headers: &http::HeaderMap, side| served.site.rules.check_media(route, headers, side);
+    if let Err(failure) = show("request", &direction, &request.body, || media(&route, &request.head.headers, Side::Request), Side::Request, args) {
+        return refuse("request", &failure);
+    }
+    let Some(file) = &args.response else { return ExitCode::SUCCESS };
+    let response = match std::fs::read(file).map_err(|e| e.to_string()).and_then(|t| sample::response(&t).map_err(|e| e.to_string())) {
+        Ok(response) => response,
+        Err(error) => return fault(file, &error),
+    };
+    let direction = served.site.rules.response(&route, response.status);
+    match show("response", &direction, &response.body, || media(&route, &response.headers, Side::Response), Side::Response, args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => refuse("response", &failure),
+    }
+}
+
+/// What a client would be told. The sample is at fault, not the command.
+fn refuse(what: &str, failure: &Failure) -> ExitCode {
+    if let Some(cause) = answer::cause_of(failure) {
+        println!("{what}   refused: {} {} — {}", cause.status.as_u16(), cause.code, cause.title);
+        if let Failure::Json { offset, cause, .. } = failure {
+            println!("          {cause} at byte {offset} of the body");
+        }
+    }
+    ExitCode::FAILURE
+}
+
+fn show(
+    what: &str,
+    direction: &Direction,
+    body: &[u8],
+    media: impl FnOnce() -> Result<(), Failure>,
+    side: Side,
+    args: &Test,
+) -> Result<(), Failure> {
+    let plan = match direction {
+        Direction::Untouched(_) => {
+            println!("{what:<9} no rule selects its body: it passes untouched");
+            return Ok(());
+        }
+        Direction::Planned(plan) => plan,
+    };
+    if body.is_empty() {
+        println!("{what:<9} no body: nothing to do");
+        return Ok(());
+    }
+    match media() {
+        Err(failure) if side == Side::Request || plan.seals() => return Err(failure),
+        Err(_) => {
+            println!("{what:<9} no JSON and nothing to seal: it passes untouched");
+            return Ok(());
+        }
+        Ok(()) => {}
+    }
+    let mut selection = Selection::default();
+    let targets = selection.targets(plan, body, side)?;
+    if targets.is_empty() {
+        println!("{what:<9} nothing selected: it passes as it is");
+        return Ok(());
+    }
+    let mut marks = Vec::with_capacity(targets.len());
+    for target in targets {
+        marks.push(tell(plan, body, target, args.show_values));
+    }
+    let replacements: Vec<_> = targets
+        .iter()
+        .zip(&marks)
+        .map(|(t, mark)| Replacement { start: t.start, end: t.end, with: mark.as_bytes() })
+        .collect();
+    let edited = splice(body, &replacements).map_err(|_| Failure::Internal)?;
+    println!("{what:<9} becomes\n{}", String::from_utf8_lossy(&edited));
+    Ok(())
+}
+
+/// Prints what happens to one value, and gives the mark that stands for it.
+fn tell(plan: &Plan, body: &[u8], target: &Target, show_values: bool) -> String {
+    let raw = body.get(target.start..target.end).unwrap_or_default();
+    let (line, column) = line_column(body, target.start);
+    let Some(action) = plan.actions().get(target.action) else { return String::new() };
+    let value = if show_values { format!("  {}", String::from_utf8_lossy(raw)) } else { String::new() };
+    let kind = match target.kind {
+        Kind::String => "string",
+        Kind::Number => "number",
+        Kind::Bool => "boolean",
+        Kind::Null => "null",
+        Kind::Object => "object",
+        Kind::Array => "array",
+    };
+    match &action.verb {
+        Verb::Seal { role, deterministic, keep } => {
+            let how = match (deterministic, keep) {
+                (true, _) => ", deterministic",
+                (false, true) => ", genuine tokens kept",
+                (false, false) => "",
+            };
+            println!("  seal    {line}:{column}  {kind} as {role}{how}  ({}){value}", action.source);
+            format!("\"<{role}>\"")
+        }
+        Verb::Open { roles, .. } => {
+            let allowed = roles.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            let found = TokenText::find(raw, 0);
+            let what = match found {
+                Some((token, _)) if roles.contains(&token.role) => format!("a token of {}", token.role),
+                Some((token, _)) => format!("a token of {}, which may not be opened here ({allowed})", token.role),
+                None => "no token: stays as it is".to_owned(),
+            };
+            println!("  open    {line}:{column}  {kind}, {what}  ({}){value}", action.source);
+            match found {
+                Some((token, _)) if roles.contains(&token.role) => format!("\"<{} opened>\"", token.role),
+                _ => String::from_utf8_lossy(raw).into_owned(),
+            }
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! `relay`: the command line over the library.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use relay::args::{Cli, Command};
+use relay::{command, config, run};
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Run(args) => {
+            let options = run::Options { config: args.rules.config, upgrade: args.upgrade, upgrade_socket: args.upgrade_socket };
+            match run::run(options) {
+                Ok(ended) => run::exit_code(ended),
+                Err(error) => {
+                    eprintln!("relay: {error}");
+                    error.exit_code()
+                }
+            }
+        }
+        Command::Check(args) => command::check::run(&args),
+        Command::Test(args) => command::test::run(&args),
+        Command::Explain(args) => command::explain::run(&args),
+        Command::Schema => {
+            print!("{}", config::schema());
+            ExitCode::SUCCESS
+        }
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "relay", &mut std::io::stdout());
+            ExitCode::SUCCESS
+        }
+    }
+}
