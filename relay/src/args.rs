@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::run;
+
 /// The inbound and the outbound encryption relay.
 #[derive(Debug, Parser)]
 #[command(name = "relay", version, about, after_help = EXIT_CODES, disable_help_subcommand = true)]
@@ -23,7 +25,9 @@ pub enum Command {
     #[command(after_help = "Example: relay run --config config/relay.yaml")]
     Run(Run),
     /// Check a rules file without starting: every fault with line, column and hint.
-    #[command(after_help = "Examples:\n  relay check --config config/relay.yaml\n  relay check --config relay.yaml --strict --format json")]
+    #[command(
+        after_help = "Examples:\n  relay check --config config/relay.yaml\n  relay check --config relay.yaml --strict --format json"
+    )]
     Check(Check),
     /// Show what would be sealed and opened in a message, without an engine.
     #[command(after_help = "Examples:\n  relay test --config relay.yaml --request order.http\n  \
@@ -31,8 +35,10 @@ pub enum Command {
         A sample is an HTTP message as text: request line or status line, headers, an empty line, the body.")]
     Test(Test),
     /// Tell which rules a request meets, and why it does not meet the others.
-    #[command(after_help = "Examples:\n  relay explain --config relay.yaml --method POST http://api.shop.example/v1/orders/7\n  \
-        relay explain --config relay.yaml -X GET -H 'X-Tenant: a' http://api.shop.example/v1/orders")]
+    #[command(
+        after_help = "Examples:\n  relay explain --config relay.yaml --method POST http://api.shop.example/v1/orders/7\n  \
+        relay explain --config relay.yaml -X GET -H 'X-Tenant: a' http://api.shop.example/v1/orders"
+    )]
     Explain(Explain),
     /// Print the JSON schema of the rules file.
     #[command(after_help = "Example: relay schema > config/schema/relay.json")]
@@ -49,7 +55,7 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct Rules {
     /// The rules file.
-    #[arg(short, long, visible_alias = "rule-file", value_name = "FILE", default_value = "relay.yaml", env = "E3_RELAY_CONFIG")]
+    #[arg(short, long, visible_alias = "rule-file", value_name = "FILE", default_value = "relay.yaml")]
     pub config: PathBuf,
 }
 
@@ -63,7 +69,7 @@ pub struct Run {
     #[arg(long)]
     pub upgrade: bool,
     /// Unix socket over which listening sockets pass; its folder must be writable by its owner only.
-    #[arg(long, value_name = "SOCKET", default_value = "/run/e3-relay/upgrade.sock")]
+    #[arg(long, value_name = "SOCKET", default_value_os_t = run::default_upgrade_socket().to_owned())]
     pub upgrade_socket: PathBuf,
 }
 

@@ -16,7 +16,9 @@
 pub mod admin;
 pub mod admit;
 pub mod answer;
+pub mod args;
 pub mod body;
+pub mod command;
 pub mod config;
 pub mod engine;
 pub mod error;
@@ -29,6 +31,7 @@ pub mod metrics;
 pub mod outbound;
 pub mod reload;
 pub mod rules;
+pub mod run;
 pub mod state;
 
 pub use error::Failure;

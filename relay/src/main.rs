@@ -9,7 +9,8 @@ use relay::{command, config, run};
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => {
-            let options = run::Options { config: args.rules.config, upgrade: args.upgrade, upgrade_socket: args.upgrade_socket };
+            let options =
+                run::Options { config: args.rules.config, upgrade: args.upgrade, upgrade_socket: args.upgrade_socket };
             match run::run(options) {
                 Ok(ended) => run::exit_code(ended),
                 Err(error) => {

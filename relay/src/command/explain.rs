@@ -30,7 +30,13 @@ pub fn run(args: &Explain) -> ExitCode {
     let host = uri.host().unwrap_or_default();
     let Some(served) = serve(&config, args.side, host, uri.path()) else {
         println!("no listener serves the host {host}: 421");
-        let hosts: Vec<_> = config.inbound.iter().chain(&config.outbound).flat_map(|l| l.sites.sites()).flat_map(|s| s.hosts.iter().cloned()).collect();
+        let hosts: Vec<_> = config
+            .inbound
+            .iter()
+            .chain(&config.outbound)
+            .flat_map(|l| l.sites.sites())
+            .flat_map(|s| s.hosts.iter().cloned())
+            .collect();
         println!("served: {}", hosts.join(", "));
         return ExitCode::FAILURE;
     };
@@ -47,7 +53,9 @@ pub fn run(args: &Explain) -> ExitCode {
                 actions("request", &rule.request);
                 actions("response", &rule.response);
             }
-            Err(unmet) => println!("rule {:<4} not met{}: {}", n + 1, named(rule), why(rule, unmet, &head.method, &served.path)),
+            Err(unmet) => {
+                println!("rule {:<4} not met{}: {}", n + 1, named(rule), why(rule, unmet, &head.method, &served.path))
+            }
         }
     }
     match served.site.rules.route(&head, &served.path) {

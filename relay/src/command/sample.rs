@@ -83,7 +83,8 @@ fn split(text: &[u8]) -> Result<(String, HeaderMap, Vec<u8>), SampleError> {
         let fault = |cause| SampleError { line: at + 1, cause };
         let colon = memchr::memchr(b':', line).ok_or(fault("a header is a name, a colon and a value"))?;
         let name = HeaderName::from_bytes(&line[..colon]).map_err(|_| fault("the header's name is malformed"))?;
-        let value = HeaderValue::from_bytes(line[colon + 1..].trim_ascii()).map_err(|_| fault("the header's value is malformed"))?;
+        let value = HeaderValue::from_bytes(line[colon + 1..].trim_ascii())
+            .map_err(|_| fault("the header's value is malformed"))?;
         headers.append(name, value);
     }
     let start = String::from_utf8_lossy(lines.first().copied().unwrap_or_default()).into_owned();

@@ -27,11 +27,20 @@ pub fn run(args: &Test) -> ExitCode {
         eprintln!("{}: {cause}", file.display());
         ExitCode::from(BAD_INPUT)
     };
-    let request = match std::fs::read(&args.request).map_err(|e| e.to_string()).and_then(|t| sample::request(&t).map_err(|e| e.to_string())) {
+    let request = match std::fs::read(&args.request)
+        .map_err(|e| e.to_string())
+        .and_then(|t| sample::request(&t).map_err(|e| e.to_string()))
+    {
         Ok(request) => request,
         Err(error) => return fault(&args.request, &error),
     };
-    let host = request.head.headers.get(header::HOST).and_then(|h| h.to_str().ok()).or_else(|| request.head.uri.host()).unwrap_or_default();
+    let host = request
+        .head
+        .headers
+        .get(header::HOST)
+        .and_then(|h| h.to_str().ok())
+        .or_else(|| request.head.uri.host())
+        .unwrap_or_default();
     let Some(served) = serve(&config, args.side, host, request.head.uri.path()) else {
         return refuse("request", &Failure::UnknownHost);
     };
@@ -43,16 +52,33 @@ pub fn run(args: &Test) -> ExitCode {
     let names: Vec<_> = route.rules().filter_map(|r| served.site.rules().get(r)).map(|r| &*r.name).collect();
     println!("rules     {}", if names.is_empty() { "none: passes untouched".to_owned() } else { names.join(", ") });
     let media = |route: &Route, headers: &http::HeaderMap, side| served.site.rules.check_media(route, headers, side);
-    if let Err(failure) = show("request", &direction, &request.body, || media(&route, &request.head.headers, Side::Request), Side::Request, args) {
+    if let Err(failure) = show(
+        "request",
+        &direction,
+        &request.body,
+        || media(&route, &request.head.headers, Side::Request),
+        Side::Request,
+        args,
+    ) {
         return refuse("request", &failure);
     }
     let Some(file) = &args.response else { return ExitCode::SUCCESS };
-    let response = match std::fs::read(file).map_err(|e| e.to_string()).and_then(|t| sample::response(&t).map_err(|e| e.to_string())) {
+    let response = match std::fs::read(file)
+        .map_err(|e| e.to_string())
+        .and_then(|t| sample::response(&t).map_err(|e| e.to_string()))
+    {
         Ok(response) => response,
         Err(error) => return fault(file, &error),
     };
     let direction = served.site.rules.response(&route, response.status);
-    match show("response", &direction, &response.body, || media(&route, &response.headers, Side::Response), Side::Response, args) {
+    match show(
+        "response",
+        &direction,
+        &response.body,
+        || media(&route, &response.headers, Side::Response),
+        Side::Response,
+        args,
+    ) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => refuse("response", &failure),
     }

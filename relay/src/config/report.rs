@@ -88,6 +88,12 @@ impl Report {
         self.faults.iter().any(|f| f.severity == Severity::Error)
     }
 
+    /// Each fault in one line, for the log.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        self.faults.iter().map(|f| format!("line {}: {}", f.place.line, f.cause)).collect()
+    }
+
     /// For programs: one JSON object with `file` and `faults`.
     #[must_use]
     pub fn to_json(&self) -> String {
