@@ -64,7 +64,10 @@ struct Connection {
     room: Option<(FrameHeader, Room)>,
     /// No further frames are read: the relay left, or broke the protocol.
     closing: bool,
+    /// The relay broke the protocol.
     broken: bool,
+    /// The relay was told to go away.
+    draining: bool,
 }
 
 /// Serves one connection until it ends.
@@ -76,20 +79,19 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Send>(
     let (mut reader, mut writer) = tokio::io::split(Box::pin(stream));
     let (sender, mut receiver) = unbounded_channel();
     let mut it = Connection::new(engine, sender);
-    let mut said_goaway = false;
     let timer = tokio::time::sleep(LONGEST);
     tokio::pin!(timer);
     let mut armed = Instant::now() + LONGEST;
     loop {
         it.take_frames();
-        if !said_goaway && *draining.borrow_and_update() {
-            said_goaway = true;
+        if !it.draining && *draining.borrow_and_update() {
+            it.draining = true;
             it.send(FrameKind::GoAway, 0, Vec::new());
         }
         if it.closing && it.is_idle() {
             break;
         }
-        let wake = it.next_wake(said_goaway);
+        let wake = it.next_wake();
         if wake < armed {
             armed = wake;
             timer.as_mut().reset(wake.into());
@@ -109,16 +111,16 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Send>(
                 Ok(_) => it.arrived = Instant::now(),
                 Err(_) => return,
             },
-            changed = draining.changed(), if !said_goaway => {
+            changed = draining.changed(), if !it.draining => {
                 if changed.is_err() {
                     return;
                 }
             }
             () = &mut timer => {
-                if !it.on_time(said_goaway) {
+                if !it.on_time() {
                     break;
                 }
-                armed = rearm(timer.as_mut(), it.next_wake(said_goaway));
+                armed = rearm(timer.as_mut(), it.next_wake());
             }
         }
     }
@@ -159,6 +161,7 @@ impl Connection {
             room: None,
             closing: false,
             broken: false,
+            draining: false,
         }
     }
 
@@ -238,7 +241,9 @@ impl Connection {
 
     fn small(&mut self, header: FrameHeader, range: std::ops::Range<usize>) {
         match header.kind {
-            FrameKind::Ping if header.body == 0 => self.send(FrameKind::Pong, header.id, vec![1]),
+            FrameKind::Ping if header.body == 0 => {
+                self.send(FrameKind::Pong, header.id, vec![u8::from(!self.draining)])
+            }
             FrameKind::Request => {
                 let body = self.inbox.bytes(range);
                 let Ok(request) = Request::read(body) else {
@@ -333,7 +338,7 @@ impl Connection {
     }
 
     /// When something has to be looked at, at the latest.
-    fn next_wake(&self, draining: bool) -> Instant {
+    fn next_wake(&self) -> Instant {
         let now = Instant::now();
         let mut wake = now + LONGEST;
         let limits = self.engine.limits();
@@ -343,14 +348,14 @@ impl Connection {
         if !self.outbox.is_empty() {
             wake = wake.min(self.moved + limits.write);
         }
-        if draining && self.is_idle() {
+        if self.draining && self.is_idle() {
             wake = wake.min(self.arrived.max(self.moved) + QUIET).max(now);
         }
         self.earliest.map_or(wake, |earliest| wake.min(earliest))
     }
 
     /// Looks at everything that has a time; answers whether the connection goes on.
-    fn on_time(&mut self, draining: bool) -> bool {
+    fn on_time(&mut self) -> bool {
         let now = Instant::now();
         let limits = *self.engine.limits();
         let late: Vec<Ticket> = self.held.iter().filter(|(_, h)| h.deadline <= now).map(|(t, _)| *t).collect();
@@ -372,7 +377,7 @@ impl Connection {
             self.inbox.rest();
             self.outbox.rest();
         }
-        !(draining && self.is_idle() && self.arrived.max(self.moved) + QUIET <= now)
+        !(self.draining && self.is_idle() && self.arrived.max(self.moved) + QUIET <= now)
     }
 }
 
