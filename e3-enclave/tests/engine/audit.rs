@@ -1,7 +1,7 @@
 //! No record, no answer: with sinks that work, and with sinks that are full, blocked, closed or gone.
 
-use crate::harness::{Engine, Relay, Reply, Setup, eventually, role, string};
-use e3_wire::{Refusal, RequestRefusal};
+use crate::harness::{Engine, Relay, Reply, Setup, eventually, request, role, string};
+use e3_wire::{FrameKind, Refusal, RequestRefusal};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use serde_json::Value;
 use std::fs;
@@ -17,6 +17,15 @@ fn records(path: &Path) -> Vec<Value> {
 
 fn try_open(relay: &mut Relay, token: &[u8], timeout_ms: u32) -> Result<Vec<Reply>, RequestRefusal> {
     relay.ask("shop", timeout_ms, |w| w.open(&[role("card")], token).unwrap())
+}
+
+/// A pipe that is full, and its reader, which does not read.
+fn full_pipe(path: &Path) -> fs::File {
+    rustix::fs::mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let flags = OFlags::NONBLOCK.bits() as i32;
+    let mut pipe = fs::File::options().read(true).write(true).custom_flags(flags).open(path).unwrap();
+    while pipe.write(&[b'\n'; 4096]).is_ok() {}
+    pipe
 }
 
 /// Nothing is opened or inspected, everything is still sealed.
@@ -113,12 +122,7 @@ fn a_full_sink_opens_nothing() {
 #[test]
 fn a_blocked_sink_opens_nothing_and_hangs_nothing() {
     let setup = Setup::with("audit: {file: pipe}");
-    let path = setup.path("pipe");
-    rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
-    // A reader that does not read, and a pipe that is full.
-    let flags = OFlags::NONBLOCK.bits() as i32;
-    let mut pipe = fs::File::options().read(true).write(true).custom_flags(flags).open(&path).unwrap();
-    while pipe.write(&[b'\n'; 4096]).is_ok() {}
+    let mut pipe = full_pipe(&setup.path("pipe"));
     let engine = setup.start();
     let token = engine.relay().seal("shop", "card", b"4111");
     assert_unavailable(&engine, &token);
@@ -132,19 +136,32 @@ fn a_blocked_sink_opens_nothing_and_hangs_nothing() {
         }
         try_open(&mut relay, &token, 300).is_ok()
     });
-    relay.send(e3_wire::FrameKind::Ping, 99, b"");
+    relay.send(FrameKind::Ping, 99, b"");
     assert_eq!(relay.receive().unwrap().id, 99);
     assert!(engine.stop().success());
 }
 
 #[test]
+fn what_waits_for_a_blocked_sink_is_bounded_and_the_rest_is_refused_at_once() {
+    let setup = Setup::with("audit: {file: pipe}\nlimits: {requests: 4}");
+    let _pipe = full_pipe(&setup.path("pipe"));
+    let engine = setup.start();
+    let mut relay = engine.relay();
+    let token = relay.seal("shop", "card", b"4111");
+    for id in 0..10 {
+        let body = request("shop", "r", 2_000, |w| w.open(&[role("card")], &token).unwrap());
+        relay.send(FrameKind::Request, id, &body);
+    }
+    let refusals: Vec<RequestRefusal> = (0..10).map(|_| relay.receive().unwrap().answer().unwrap_err()).collect();
+    assert_eq!(refusals[..6], [RequestRefusal::Overloaded; 6], "refused while the others wait");
+    assert_eq!(refusals[6..], [RequestRefusal::AuditUnavailable; 4], "refused at their deadline");
+    assert!(!relay.seal("shop", "card", b"still sealed").is_empty());
+}
+
+#[test]
 fn a_blocked_sink_does_not_keep_the_engine_from_stopping() {
     let setup = Setup::with("audit: {file: pipe}");
-    let path = setup.path("pipe");
-    rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
-    let flags = OFlags::NONBLOCK.bits() as i32;
-    let mut pipe = fs::File::options().read(true).write(true).custom_flags(flags).open(&path).unwrap();
-    while pipe.write(&[b'\n'; 4096]).is_ok() {}
+    let _pipe = full_pipe(&setup.path("pipe"));
     let engine = setup.start();
     let token = engine.relay().seal("shop", "card", b"4111");
     assert_unavailable(&engine, &token);

@@ -260,3 +260,27 @@ fn a_relay_may_leave_at_any_time() {
     relay.stream.read_to_end(&mut rest).unwrap();
     assert!(rest.len() > 100);
 }
+
+#[test]
+fn large_frames_wait_for_room_and_are_all_served() {
+    // Room for one large frame at a time: eight relays take turns, and none is refused.
+    let setup = Setup::with("audit: {file: audit.jsonl}\nlimits: {frame_bytes: 1048576, held_bytes: 1048576}");
+    let engine = setup.start();
+    let threads: Vec<_> = (0..8u8)
+        .map(|t| {
+            let mut relay = engine.relay();
+            std::thread::spawn(move || {
+                for _ in 0..5 {
+                    let value = vec![b'a' + t; 700_000];
+                    let token = relay.seal("shop", "card", &value);
+                    assert!(relay.open("shop", "card", &token) == string("card", &value));
+                }
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|t| t.join().unwrap());
+    // The configured limit is the limit, and is met before the body is sent.
+    let mut relay = engine.relay();
+    relay.stream.write_all(&raw(1 << 20, 1, b"")).unwrap();
+    assert_eq!(relay.receive().unwrap().answer(), Err(RequestRefusal::Malformed));
+}
