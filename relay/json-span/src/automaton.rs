@@ -3,7 +3,7 @@
 //! A state stands for the set of positions that the selectors have reached at a value; reading a member's name or an
 //! element's index leads to the state of the child. State 0 is the empty set: below it nothing can be selected.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use crate::fold::{fold_name, folded};
 use crate::query::Pick;
@@ -21,6 +21,9 @@ pub(crate) const DEAD: StateId = 0;
 const MOST_STATES: usize = 1024;
 /// Positions of one state that look at indexes; each doubles its table.
 const MOST_INDEXED: usize = 5;
+
+/// Different lengths of names beyond which every member is looked at.
+const MOST_LENGTHS: usize = 6;
 
 /// The kinds of values that a selector takes at a state, as a set of [`Kind`] bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +66,10 @@ pub(crate) struct State {
     pub(crate) folds: bool,
     /// No child leads anywhere: the value's inside need not be followed.
     pub(crate) barren: bool,
+    /// Only members with names of `some_lengths` need a look: they are compared as they are written, they are neither empty
+    /// nor as long as a block, and other members are not taken themselves.
+    pub(crate) by_length: bool,
+    pub(crate) some_lengths: Box<[u8]>,
     /// Bit `min(length, 63)` is set when `names` has a name of that many bytes.
     pub(crate) lengths: u64,
     /// Names that lead elsewhere than `other`, as they are written without escapes.
@@ -109,6 +116,12 @@ impl Automaton {
             }
         }
         for at in 0..states.len() {
+            let lengths: BTreeSet<usize> = states[at].names.iter().map(|(name, _)| name.len()).collect();
+            let fit = lengths.len() <= MOST_LENGTHS && lengths.iter().all(|length| (1..=62).contains(length));
+            if fit && !states[at].folds && !states[states[at].other as usize].takes_scalars {
+                states[at].by_length = true;
+                states[at].some_lengths = lengths.into_iter().map(|length| length as u8).collect();
+            }
             states[at].elements_taken = states[at].elements.iter().any(|&child| states[child as usize].takes_scalars);
         }
         Some(Self { states, start })
@@ -121,6 +134,8 @@ impl Automaton {
             takes_scalars: false,
             elements_taken: false,
             folds: false,
+            by_length: true,
+            some_lengths: Box::default(),
             barren: true,
             lengths: 0,
             names: Box::default(),
@@ -154,6 +169,12 @@ impl State {
         self.names.iter().find(|(known, _)| **known == *name).map(|(_, id)| *id)
     }
 
+    /// Where the member goes whose name, written without escapes, is the end of `before`; nothing when it is not known.
+    pub(crate) fn known_before(&self, before: &[u8]) -> Option<StateId> {
+        let known = |name: &[u8]| before.strip_suffix(name).is_some_and(|rest| rest.last() == Some(&b'"'));
+        self.names.iter().find(|(name, _)| known(name)).map(|(_, child)| *child)
+    }
+
     #[cold]
     fn odd_member(&self, raw: &[u8], scratch: &mut Vec<u8>) -> StateId {
         scratch.clear();
@@ -170,10 +191,12 @@ impl State {
     }
 
     /// Where the element at `index` goes.
+    #[inline(always)]
     pub(crate) fn element(&self, index: u64) -> StateId {
-        if self.indexed.is_empty() {
-            return self.elements[0];
-        }
+        if self.indexed.is_empty() { self.elements[0] } else { self.element_at(index) }
+    }
+
+    fn element_at(&self, index: u64) -> StateId {
         let index = i64::try_from(index).unwrap_or(i64::MAX);
         let takes = |picks: &[Pick]| picks.iter().any(|pick| pick.takes_element(index, i64::MAX));
         let entry = self.indexed.iter().enumerate().map(|(bit, picks)| usize::from(takes(picks)) << bit).sum::<usize>();
@@ -313,6 +336,8 @@ impl Builder<'_> {
             takes,
             elements_taken: false,
             folds: !folded_names.is_empty(),
+            by_length: false,
+            some_lengths: Box::default(),
             barren: other == DEAD && targets.into_iter().all(|id| id == DEAD),
             lengths,
             names,

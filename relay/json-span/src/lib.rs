@@ -24,6 +24,7 @@ mod simd;
 mod splice;
 mod string;
 mod tree;
+mod walk;
 
 pub use error::{ScanCause, ScanError, SelectorCause, SelectorError, line_column};
 pub use overlap::Overlap;

@@ -5,6 +5,7 @@
 //! it only says *that* something is wrong, and the text is then read once more by the former.
 
 use crate::automaton::Automaton;
+use crate::blocks::Places;
 use crate::error::{ScanCause, ScanError};
 use crate::scalar;
 use crate::selector::Selector;
@@ -121,9 +122,10 @@ impl Program {
 pub struct Scanner {
     /// Open containers, in the portable pass.
     pub(crate) frames: Vec<Frame>,
-    /// Open containers and selected ones among them, in the pass over masks.
+    /// Literals, open containers and selected ones among them, in the pass over masks.
+    pub(crate) words: Box<Places>,
     pub(crate) stack: Vec<u64>,
-    pub(crate) marks: Vec<(usize, usize, usize)>,
+    pub(crate) marks: Vec<(usize, usize)>,
     /// A name that had to be decoded or folded.
     pub(crate) key: Vec<u8>,
     level: Level,

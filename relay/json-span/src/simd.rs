@@ -249,7 +249,6 @@ mod x86 {
                     join(_mm256_cmpeq_epi8(low, byte), _mm256_cmpeq_epi8(high, byte))
                 };
                 let space = _mm256_set1_epi8(0x20);
-                let (low_folded, high_folded) = (_mm256_or_si256(low, space), _mm256_or_si256(high, space));
                 let digit = |bytes| {
                     let value = _mm256_sub_epi8(bytes, _mm256_set1_epi8(b'0' as i8));
                     _mm256_cmpeq_epi8(_mm256_min_epu8(value, _mm256_set1_epi8(9)), value)
@@ -260,7 +259,7 @@ mod x86 {
                     minus: equal(low, high, b'-'),
                     plus: equal(low, high, b'+'),
                     point: equal(low, high, b'.'),
-                    exponent: equal(low_folded, high_folded, b'e'),
+                    exponent: equal(_mm256_or_si256(low, space), _mm256_or_si256(high, space), b'e'),
                 }
             }
         }
@@ -301,7 +300,6 @@ mod x86 {
             unsafe {
                 let bytes = _mm512_loadu_si512(block.as_ptr().cast());
                 let equal = |bytes, byte: u8| _mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8(byte as i8));
-                let folded = _mm512_or_si512(bytes, _mm512_set1_epi8(0x20));
                 let value = _mm512_sub_epi8(bytes, _mm512_set1_epi8(b'0' as i8));
                 Numerals {
                     digit: _mm512_cmplt_epu8_mask(value, _mm512_set1_epi8(10)),
@@ -309,7 +307,7 @@ mod x86 {
                     minus: equal(bytes, b'-'),
                     plus: equal(bytes, b'+'),
                     point: equal(bytes, b'.'),
-                    exponent: equal(folded, b'e'),
+                    exponent: equal(_mm512_or_si512(bytes, _mm512_set1_epi8(0x20)), b'e'),
                 }
             }
         }

@@ -1,0 +1,347 @@
+//! The walk over brackets: matches them, and follows the automaton through the containers where it can select something.
+
+use crate::automaton::{Automaton, DEAD, State, StateId};
+use crate::blocks::Tokens;
+use crate::scan::{Hit, Kind, is_white, string_end};
+
+/// In a packed container: it is an object; it is an array. At the outermost level it is neither.
+const OBJECT: u64 = 1;
+const ARRAY: u64 = 2;
+/// It is itself selected; it is not there: the outermost level.
+const MARKED: u64 = 1 << 31;
+const OUTSIDE: u64 = 1 << 30;
+
+/// The state of a packed container.
+#[inline(always)]
+fn state_of(container: u64) -> StateId {
+    (container & !(MARKED | OUTSIDE)) as u32 >> 2
+}
+
+/// What the walk keeps between chunks.
+pub(crate) struct Walk<'a> {
+    automaton: &'a Automaton,
+    text: &'a [u8],
+    depth: usize,
+    hits: &'a mut Vec<Hit>,
+    key: &'a mut Vec<u8>,
+    /// The containers around the present one, packed as that is.
+    stack: &'a mut Vec<u64>,
+    /// Selected containers that are open: first hit, number of hits.
+    marks: &'a mut Vec<(usize, usize)>,
+    /// Number of open containers.
+    level: usize,
+    /// The present container: `OBJECT` or `ARRAY`, perhaps `MARKED`, its state from bit 2 on (`DEAD` when its inside need not be followed),
+    /// and from bit 32 on the number of its elements before the present region.
+    container: u64,
+    /// Where the value of the last known name starts, and its state.
+    child_at: usize,
+    child: StateId,
+    /// Last opening quote of the blocks before.
+    last_open: usize,
+    /// Opening quotes of the block before, and whether it has a backslash.
+    open_before: u64,
+    escapes_before: bool,
+    /// There was a backslash: names may hold escapes.
+    escapes: bool,
+}
+
+/// The bytes of a block behind a bracket, up to and with the next.
+struct Region<'t> {
+    tokens: &'t Tokens,
+    base: usize,
+    bytes: u64,
+    /// This block or the one before has a backslash.
+    escapes: bool,
+}
+
+/// Every byte below the lowest bracket and that itself; every byte if there is none.
+#[inline(always)]
+fn up_to_lowest(brackets: u64) -> u64 {
+    brackets ^ brackets.wrapping_sub(1)
+}
+
+impl<'a> Walk<'a> {
+    pub(crate) fn new(
+        automaton: &'a Automaton,
+        text: &'a [u8],
+        depth: usize,
+        hits: &'a mut Vec<Hit>,
+        stack: &'a mut Vec<u64>,
+        marks: &'a mut Vec<(usize, usize)>,
+        key: &'a mut Vec<u8>,
+    ) -> Self {
+        // Whatever it holds of earlier texts is written before it is read.
+        if stack.len() <= depth {
+            stack.resize(depth + 1, 0);
+        }
+        marks.clear();
+        Self {
+            automaton,
+            text,
+            depth,
+            hits,
+            key,
+            stack,
+            marks,
+            level: 0,
+            container: OUTSIDE,
+            child_at: 0,
+            child: DEAD,
+            last_open: 0,
+            open_before: 0,
+            escapes_before: false,
+            escapes: false,
+        }
+    }
+
+    /// Passes over a block inside a string.
+    #[inline(always)]
+    pub(crate) fn skip(&mut self) {
+        self.open_before = 0;
+        self.escapes_before = false;
+    }
+
+    /// Visits the brackets of a block; not zero when the text is invalid.
+    #[inline(always)]
+    pub(crate) fn block(&mut self, base: usize, tokens: &Tokens, element: u64, escapes: bool) -> u64 {
+        let mut errors = 0;
+        let mut brackets = tokens.open | tokens.close;
+        let mut done = 0;
+        self.escapes |= escapes;
+        let near_escapes = escapes | self.escapes_before;
+        loop {
+            let reached = up_to_lowest(brackets);
+            let bytes = reached & !done;
+            let (not_object, not_array) =
+                ((self.container & 1).wrapping_sub(1), (self.container >> 1 & 1).wrapping_sub(1));
+            errors |= bytes & (tokens.colon & not_object | element & not_array);
+            if state_of(self.container) != DEAD {
+                self.follow(&Region { tokens, base, bytes, escapes: near_escapes });
+            }
+            if brackets == 0 {
+                break;
+            }
+            let at = base + brackets.trailing_zeros() as usize;
+            let byte = u64::from(self.text[at]);
+            // Of the four brackets, `{` and `[` have bit 1, `{` and `}` bit 5.
+            let opens = byte >> 1 & 1;
+            let kind = if byte & 0x20 != 0 { OBJECT } else { ARRAY };
+            errors |= !opens & 1 & u64::from(self.container & kind == 0);
+            let level = self.level.wrapping_add_signed(2 * opens as isize - 1);
+            if level > self.depth {
+                // Too deep, or closed too often. Nothing that follows matters.
+                return 1;
+            }
+            if self.container as u32 >> 2 == 0 {
+                // Nothing is selected here or further in: only the brackets' own match is left.
+                self.stack[self.level] = self.container;
+                let around = self.stack[level];
+                self.container = if opens != 0 { kind } else { around };
+                self.level = level;
+            } else if opens != 0 {
+                self.enter(kind, at);
+            } else {
+                self.leave(at);
+            }
+            done = reached;
+            brackets &= brackets - 1;
+        }
+        self.open_before = tokens.string_open;
+        self.escapes_before = escapes;
+        if tokens.string_open != 0 {
+            self.last_open = base + 63 - tokens.string_open.leading_zeros() as usize;
+        }
+        errors
+    }
+
+    /// A bracket opens a container.
+    #[inline(always)]
+    fn enter(&mut self, kind: u64, at: usize) {
+        let mut child = if self.container & OUTSIDE != 0 {
+            self.automaton.start
+        } else if self.child_at == at {
+            self.child
+        } else {
+            let state = self.automaton.state(state_of(self.container));
+            if self.container & OBJECT != 0 { state.other } else { state.element(self.container >> 32) }
+        };
+        self.stack[self.level] = self.container;
+        self.level += 1;
+        let mut marked = 0;
+        if child != DEAD {
+            let state = self.automaton.state(child);
+            if state.takes_scalars {
+                marked = self.mark(child, if kind == OBJECT { Kind::Object } else { Kind::Array }, at);
+            }
+            if state.barren {
+                child = DEAD;
+            }
+        }
+        self.container = u64::from(child) << 2 | marked | kind;
+    }
+
+    /// A bracket closes a container. There is one: the level was checked.
+    #[inline(always)]
+    fn leave(&mut self, at: usize) {
+        if self.container & MARKED != 0
+            && let Some((first, count)) = self.marks.pop()
+        {
+            for hit in &mut self.hits[first..first + count] {
+                hit.end = at + 1;
+            }
+        }
+        self.level -= 1;
+        self.container = self.stack[self.level];
+    }
+
+    /// Follows the members or elements of a region.
+    #[inline(always)]
+    fn follow(&mut self, region: &Region<'_>) {
+        let state = self.automaton.state(state_of(self.container));
+        if self.container & OBJECT == 0 {
+            self.elements(state, region);
+        } else if state.by_length && !region.escapes {
+            self.known_members(state, region);
+        } else {
+            self.members(state, region);
+        }
+    }
+
+    /// Finds the members that have known names by the distances between quotes. Only for states that need no look at
+    /// other members.
+    #[inline(always)]
+    fn known_members(&mut self, state: &State, region: &Region<'_>) {
+        let (before, open) = (self.open_before, region.tokens.string_open);
+        let mut closes = 0;
+        for &length in &state.some_lengths {
+            // From the opening quote to the closing one; never a whole block.
+            let distance = u32::from(length) + 1;
+            closes |= open << distance | before >> (64 - distance);
+        }
+        closes &= region.tokens.string_close & region.bytes;
+        while closes != 0 {
+            let close = region.base + closes.trailing_zeros() as usize;
+            closes &= closes - 1;
+            self.known_member(state, close);
+        }
+    }
+
+    /// Follows the member whose name closes at `close`, if it is a name, and a known one.
+    fn known_member(&mut self, state: &State, close: usize) {
+        if let Some(colon) = colon_behind(self.text, close)
+            && let Some(child) = state.known_before(&self.text[..close])
+        {
+            self.value_of(child, colon + 1);
+        }
+    }
+
+    /// Notes or reports the value behind a colon.
+    fn value_of(&mut self, child: StateId, from: usize) {
+        let blank = self.text.get(from..).and_then(|rest| rest.iter().position(|byte| !is_white(*byte)));
+        let Some(blank) = blank else { return };
+        (self.child_at, self.child) = (from + blank, child);
+        if self.automaton.state(child).takes_scalars {
+            self.scalar(child, from + blank);
+        }
+    }
+
+    /// Looks at each member of a region, by the end of its name.
+    #[inline(never)]
+    fn members(&mut self, state: &State, region: &Region<'_>) {
+        let mut closes = region.tokens.string_close & region.bytes;
+        while closes != 0 {
+            let bit = closes.trailing_zeros();
+            let close = region.base + bit as usize;
+            closes &= closes - 1;
+            let Some(colon) = colon_behind(self.text, close) else { continue };
+            let open = match region.tokens.string_open & ((1 << bit) - 1) {
+                0 => self.last_open,
+                here => region.base + 63 - here.leading_zeros() as usize,
+            };
+            let Some(name) = self.text.get(open + 1..close) else { return };
+            let escaped = self.escapes && name.contains(&b'\\');
+            let child = state.member(name, escaped, self.key);
+            if child != state.other || self.automaton.state(child).takes_scalars {
+                self.value_of(child, colon + 1);
+            }
+        }
+    }
+
+    /// Reports the selected scalars among the elements of a region, and counts its commas.
+    #[inline(always)]
+    fn elements(&mut self, state: &State, region: &Region<'_>) {
+        let commas = region.tokens.comma & region.bytes;
+        if state.elements_taken {
+            let mut starts = (region.tokens.string_open | region.tokens.primitive_start) & region.bytes;
+            while starts != 0 {
+                let bit = starts.trailing_zeros();
+                let before = (commas & ((1 << bit) - 1)).count_ones();
+                let child = state.element((self.container >> 32) + u64::from(before));
+                if self.automaton.state(child).takes_scalars {
+                    self.scalar(child, region.base + bit as usize);
+                }
+                starts &= starts - 1;
+            }
+        }
+        self.container += u64::from(commas.count_ones()) << 32;
+    }
+
+    /// Notes the hits of a container that opens; gives `MARKED` if there are any.
+    #[inline(never)]
+    fn mark(&mut self, state: StateId, kind: Kind, start: usize) -> u64 {
+        let first = self.hits.len();
+        for &(selector, _) in self.automaton.state(state).takes.iter().filter(|(_, kinds)| kinds.has(kind)) {
+            self.hits.push(Hit { selector, start, end: start, kind, escaped: false });
+        }
+        if self.hits.len() == first {
+            return 0;
+        }
+        self.marks.push((first, self.hits.len() - first));
+        MARKED
+    }
+
+    /// Reports the scalar that begins at `from`, white space aside; a container is left to its bracket.
+    #[inline(never)]
+    fn scalar(&mut self, state: StateId, from: usize) {
+        let Some((start, end, kind, escaped)) = scalar_at(self.text, from) else { return };
+        for &(selector, _) in self.automaton.state(state).takes.iter().filter(|(_, kinds)| kinds.has(kind)) {
+            self.hits.push(Hit { selector, start, end, kind, escaped });
+        }
+    }
+
+    /// Whether every bracket is closed. Reports the outermost value if it is a selected scalar.
+    pub(crate) fn finish(&mut self) -> bool {
+        if self.level == 0 && self.automaton.state(self.automaton.start).takes_scalars {
+            self.scalar(self.automaton.start, 0);
+        }
+        self.level == 0
+    }
+}
+
+/// The colon behind the string that closes at `close`, if it is a name.
+#[inline(always)]
+fn colon_behind(text: &[u8], close: usize) -> Option<usize> {
+    let mut at = close + 1;
+    while text.get(at).is_some_and(|byte| is_white(*byte)) {
+        at += 1;
+    }
+    (text.get(at) == Some(&b':')).then_some(at)
+}
+
+/// The span of the scalar behind white space at `from`, in a text that may yet turn out to be invalid.
+fn scalar_at(text: &[u8], from: usize) -> Option<(usize, usize, Kind, bool)> {
+    let start = from + text.get(from..)?.iter().position(|byte| !is_white(*byte))?;
+    let kind = match text[start] {
+        b'{' | b'[' => return None,
+        b'"' => {
+            let (end, escaped) = string_end(text, start);
+            return Some((start, end, Kind::String, escaped));
+        }
+        b't' | b'f' => Kind::Bool,
+        b'n' => Kind::Null,
+        _ => Kind::Number,
+    };
+    let is_end = |byte: &u8| is_white(*byte) || matches!(byte, b',' | b'}' | b']');
+    let end = text[start..].iter().position(is_end).map_or(text.len(), |length| start + length);
+    Some((start, end, kind, false))
+}
