@@ -44,7 +44,8 @@ impl System {
         wait_for_socket(&socket);
         let relay_port = free_port().expect("a free port");
         let relay_config = dir.join("relay.yaml");
-        std::fs::write(&relay_config, relay_yaml(&socket, relay_port, backend_port)).expect("configuration of the relay");
+        std::fs::write(&relay_config, relay_yaml(&socket, relay_port, backend_port))
+            .expect("configuration of the relay");
         let relay_config = relay_config.display().to_string();
         let relay = Running::start("relay", PROXY_CPU, &beside("relay"), &["run", "--config", &relay_config]);
         wait_for_port(relay_port);
@@ -137,7 +138,9 @@ fn compare(system: &System, dir: &Path, size: usize, rounds: usize, seconds: u64
             }
         }
         println!("\n{size} bytes, {connections} connection(s), {rounds} alternating rounds of {seconds} s\n");
-        println!("| subject | requests/s | ÷ nginx | proxy CPU µs/request | ÷ nginx | engine CPU µs/request | p50 µs | p99 µs |");
+        println!(
+            "| subject | requests/s | ÷ nginx | proxy CPU µs/request | ÷ nginx | engine CPU µs/request | p50 µs | p99 µs |"
+        );
         println!("|---|---|---|---|---|---|---|---|");
         let [nginx, ..] = &subjects;
         for subject in &subjects {
