@@ -1,0 +1,220 @@
+//! An engine that fails in any way: the client is told 503 within the deadline, and the backend gets not one byte of the request.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use e3_tests::backend::Backend;
+use e3_tests::client::{json_request, once};
+use e3_tests::engine_double::{Behaviour, EngineDouble, token_of};
+use e3_tests::port;
+use e3_tests::stack::{Engine, Relay, endpoint, folder};
+use e3_wire::{Refusal, RequestRefusal};
+
+const HOST: &str = "api.shop.example";
+const CARD: &str = r#"{"card":{"number":"4111111111111111","cvc":"737"},"kept":1.10}"#;
+
+/// Longer than the engine's 300 ms in these rules, and far shorter than any other timeout.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+struct Stack {
+    _relay: Relay,
+    backend: Backend,
+    inbound: SocketAddr,
+    outbound: SocketAddr,
+    _folder: tempfile::TempDir,
+}
+
+impl Stack {
+    fn start(endpoint: &str, backend: Backend) -> Self {
+        let (folder, inbound, outbound) = (folder(), port::free(), port::free());
+        let rules = format!(
+            r#"engine: {{endpoints: ["{endpoint}"], app: shop, timeout: 300ms, development: true}}
+inbound:
+  - listen: {inbound}
+    hosts: [{HOST}]
+    backend: http://{backend}
+    rules:
+      - match: {{methods: [POST], path: /v1/**}}
+        request:
+          seal:
+            - {{select: $.card.number, role: card-number}}
+            - {{select: "$..cvc", role: card-cvc, tokens: keep}}
+outbound:
+  - listen: {outbound}
+    destinations:
+      - host: api.pay.example
+        upstream: http://{backend}
+        rules:
+          - match: {{path: /charges/**}}
+            request: {{open: [{{select: $.number, roles: [card-number]}}]}}
+"#,
+            backend = backend.address()
+        );
+        let relay = Relay::start(folder.path(), "relay", &rules);
+        Self { _relay: relay, backend, inbound, outbound, _folder: folder }
+    }
+
+    fn order(&self, body: &str) -> e3_tests::client::Answer {
+        once(self.inbound, &json_request("POST", "/v1/orders", HOST, body))
+    }
+}
+
+/// Sends an order and a charge; both are refused in time with this status and code, and nothing reaches the backend.
+fn nothing_leaves(behaviour: Behaviour, status: u16, codes: &[&str]) {
+    let engine = EngineDouble::start(behaviour);
+    let stack = Stack::start(&engine.endpoint(), Backend::echo());
+    let charge = format!(r#"{{"number":"{}"}}"#, token_of("card-number", 's', "4111111111111111"));
+    let sent = [
+        (stack.inbound, json_request("POST", "/v1/orders", HOST, CARD)),
+        (stack.outbound, json_request("POST", "/charges/1", "api.pay.example", &charge)),
+    ];
+    for (address, request) in sent {
+        let started = Instant::now();
+        let answer = once(address, &request);
+        assert!(started.elapsed() < DEADLINE, "{behaviour:?}: answered after {:?}", started.elapsed());
+        assert_eq!(answer.status, status, "{behaviour:?}: {}", answer.text());
+        assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{behaviour:?}");
+        assert!(codes.iter().any(|c| answer.text().contains(c)), "{behaviour:?}: {}", answer.text());
+        assert!(!answer.text().contains("4111"), "{behaviour:?}: the answer holds a value");
+    }
+    assert_eq!(stack.backend.bytes(), 0, "{behaviour:?}: bytes reached the backend");
+}
+
+const AWAY: &[&str] = &["engine/unavailable"];
+const ODD: &[&str] = &["engine/answer", "engine/unavailable"];
+
+#[test]
+fn engine_hang_sends_no_plaintext() {
+    nothing_leaves(Behaviour::Hangs, 503, AWAY);
+}
+
+#[test]
+fn slow_engine_sends_no_plaintext() {
+    nothing_leaves(Behaviour::Slow(Duration::from_secs(2)), 503, AWAY);
+}
+
+#[test]
+fn engine_that_closes_sends_no_plaintext() {
+    nothing_leaves(Behaviour::Closes, 503, AWAY);
+}
+
+#[test]
+fn engine_cut_mid_frame_sends_no_plaintext() {
+    nothing_leaves(Behaviour::CutsMidFrame, 503, AWAY);
+}
+
+#[test]
+fn engine_answering_a_wrong_id_sends_no_plaintext() {
+    nothing_leaves(Behaviour::WrongId, 503, ODD);
+}
+
+#[test]
+fn engine_announcing_an_oversized_frame_sends_no_plaintext() {
+    nothing_leaves(Behaviour::OversizedFrame, 503, ODD);
+}
+
+#[test]
+fn engine_answering_garbage_sends_no_plaintext() {
+    nothing_leaves(Behaviour::Garbage, 503, ODD);
+}
+
+#[test]
+fn engine_answering_too_few_results_sends_no_plaintext() {
+    nothing_leaves(Behaviour::TooFewResults, 503, ODD);
+}
+
+#[test]
+fn engine_answering_too_many_results_sends_no_plaintext() {
+    nothing_leaves(Behaviour::TooManyResults, 503, ODD);
+}
+
+#[test]
+fn every_refusal_of_a_request_sends_no_plaintext() {
+    for (refusal, code) in [
+        (RequestRefusal::Overloaded, "engine/overloaded"),
+        (RequestRefusal::Deadline, "engine/deadline"),
+        (RequestRefusal::AuditUnavailable, "engine/audit"),
+        (RequestRefusal::NotReady, "engine/not-ready"),
+        (RequestRefusal::UnknownApp, "engine/unknown-app"),
+        (RequestRefusal::Malformed, "engine/malformed"),
+        (RequestRefusal::TooLarge, "engine/too-large"),
+    ] {
+        nothing_leaves(Behaviour::RefusesRequests(refusal), 503, &[code]);
+    }
+}
+
+#[test]
+fn every_refusal_of_a_value_sends_no_plaintext() {
+    for (refusal, status, code) in [
+        (Refusal::NotAuthentic, 422, "token/not-authentic"),
+        (Refusal::RoleNotAllowed, 403, "token/role"),
+        (Refusal::RoleKind, 403, "engine/role-kind"),
+        (Refusal::UnknownRole, 403, "engine/unknown-role"),
+        (Refusal::BadValue, 422, "engine/value"),
+        (Refusal::RateLimited, 503, "engine/rate"),
+    ] {
+        nothing_leaves(Behaviour::RefusesItems(refusal), status, &[code]);
+    }
+}
+
+/// Faults that only sealing can show.
+#[test]
+fn an_engine_that_would_leave_plaintext_in_place_is_not_believed() {
+    for behaviour in [Behaviour::KeepsEverything, Behaviour::WrongRole, Behaviour::TokenThatBreaksOut] {
+        let engine = EngineDouble::start(behaviour);
+        let stack = Stack::start(&engine.endpoint(), Backend::echo());
+        let answer = stack.order(CARD);
+        assert_eq!(answer.status, 503, "{behaviour:?}: {}", answer.text());
+        assert!(answer.text().contains("engine/answer"), "{behaviour:?}: {}", answer.text());
+        assert_eq!(stack.backend.bytes(), 0, "{behaviour:?}");
+    }
+}
+
+#[test]
+fn refused_engine_connection_sends_no_plaintext() {
+    let empty = folder();
+    let stack = Stack::start(&endpoint(empty.path()), Backend::echo());
+    let answer = stack.order(CARD);
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    assert_eq!(stack.backend.bytes(), 0);
+}
+
+#[test]
+fn killed_engine_sends_no_plaintext_and_its_successor_serves() {
+    let keys = folder();
+    let mut engine = Engine::start(keys.path());
+    let stack = Stack::start(&engine.endpoint(), Backend::echo());
+    assert_eq!(stack.order(CARD).status, 200);
+    let before = stack.backend.bytes();
+    engine.process().kill();
+    let answer = stack.order(CARD);
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    assert_eq!(stack.backend.bytes(), before, "bytes reached the backend without an engine");
+    drop(engine);
+    let _engine = Engine::start(keys.path());
+    e3_tests::eventually("the relay finds the engine again", || (stack.order(CARD).status == 200).then_some(()));
+}
+
+#[test]
+fn an_unruled_request_needs_no_engine() {
+    let engine = EngineDouble::start(Behaviour::Hangs);
+    let stack = Stack::start(&engine.endpoint(), Backend::echo());
+    let answer = once(stack.inbound, &json_request("POST", "/v2/plain", HOST, CARD));
+    assert_eq!((answer.status, answer.text()), (200, CARD));
+    assert_eq!(engine.requests(), 0);
+}
+
+#[test]
+fn a_late_answer_reaches_no_other_request() {
+    let engine = EngineDouble::start(Behaviour::Slow(Duration::from_millis(600)));
+    let stack = Stack::start(&engine.endpoint(), Backend::echo());
+    for n in 0..3 {
+        assert_eq!(stack.order(&format!(r#"{{"card":{{"number":"late-{n}"}}}}"#)).status, 503);
+    }
+    engine.behave(Behaviour::Honest);
+    let answer = e3_tests::eventually("the engine serves again", || {
+        let answer = stack.order(r#"{"card":{"number":"now"}}"#);
+        (answer.status == 200).then_some(answer)
+    });
+    assert_eq!(answer.text(), format!(r#"{{"card":{{"number":"{}"}}}}"#, token_of("card-number", 's', "now")));
+}
