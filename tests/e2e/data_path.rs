@@ -38,8 +38,8 @@ inbound:
             - {{select: $.card.number, role: card-number}}
             - {{select: "$..cvc", role: card-cvc}}
             - {{select: $.email, role: email, deterministic: true}}
-            - {{select: $.whole, role: whole}}
-            - {{select: $.leaves, role: leaf, each: true}}
+      - match: {{methods: [POST], path: /leaves}}
+        request: {{seal: [{{select: $.whole, role: whole}}, {{select: $.leaves, role: leaf, each: true}}]}}
       - match: {{methods: [POST], path: /required}}
         request: {{seal: [{{select: $.must, role: must, required: true}}]}}
       - match: {{methods: [POST], path: /keep}}
@@ -131,7 +131,8 @@ fn a_value_comes_back_exactly_as_it_went_in() {
 fn containers_are_sealed_whole_or_leaf_by_leaf() {
     let stack = Stack::start(Backend::echo());
     let body = r#"{"whole":{"a":[1,"x"]},"leaves":{"a":[1,"x",null],"b":{},"c":{"d":true}}}"#;
-    let sealed = stack.sealed(body);
+    assert_eq!(stack.post("/leaves", body).status, 200);
+    let sealed = stack.backend.requests().pop().expect("a request").text().to_owned();
     assert!(sealed.contains(r#""whole":"e3v1.whole.j."#), "{sealed}");
     assert_eq!(sealed.matches("e3v1.leaf.").count(), 4, "{sealed}");
     assert!(sealed.contains(r#""b":{}"#), "{sealed}");
