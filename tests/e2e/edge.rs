@@ -218,7 +218,7 @@ fn an_expectation_is_met_before_the_body_is_sent() {
     let mut connection = stack.send(
         format!("POST /ruled HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\nContent-Length: 7\r\nExpect: 100-continue\r\n\r\n").as_bytes(),
     );
-    assert_eq!(connection.answer().unwrap().status, 100);
+    assert_eq!(connection.interim().unwrap(), 100);
     connection.send(br#"{"a":1}"#).unwrap();
     let answer = connection.answer().unwrap();
     assert!(answer.text().starts_with(r#"{"a":"e3v1.secret.n."#), "{}", answer.text());

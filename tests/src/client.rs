@@ -127,6 +127,16 @@ impl Connection {
         }
     }
 
+    /// The status of the next head, an interim one (1xx) too; what follows it stays unread.
+    ///
+    /// # Errors
+    /// The connection broke, or what came is no answer.
+    pub fn interim(&mut self) -> io::Result<u16> {
+        let head = read_head(&mut self.stream, &mut self.unread)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let status = head.split_ascii_whitespace().nth(1).and_then(|status| status.parse().ok());
+        status.ok_or_else(|| io::Error::other("no status line"))
+    }
+
     /// Every byte until the server closes.
     ///
     /// # Errors
