@@ -23,7 +23,7 @@ const MOST_STATES: usize = 1024;
 const MOST_INDEXED: usize = 5;
 
 /// Different lengths of names beyond which every member is looked at.
-const MOST_LENGTHS: usize = 6;
+const MOST_LENGTHS: usize = 4;
 
 /// The kinds of values that a selector takes at a state, as a set of [`Kind`] bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,9 +67,9 @@ pub(crate) struct State {
     /// No child leads anywhere: the value's inside need not be followed.
     pub(crate) barren: bool,
     /// Only members with names of `some_lengths` need a look: they are compared as they are written, they are neither empty
-    /// nor as long as a block, and other members are not taken themselves.
+    /// nor as long as a block, and other members are not taken themselves. All lengths are 0 when there are no names.
     pub(crate) by_length: bool,
-    pub(crate) some_lengths: Box<[u8]>,
+    pub(crate) some_lengths: [u8; MOST_LENGTHS],
     /// Bit `min(length, 63)` is set when `names` has a name of that many bytes.
     pub(crate) lengths: u64,
     /// Names that lead elsewhere than `other`, as they are written without escapes.
@@ -120,7 +120,11 @@ impl Automaton {
             let fit = lengths.len() <= MOST_LENGTHS && lengths.iter().all(|length| (1..=62).contains(length));
             if fit && !states[at].folds && !states[states[at].other as usize].takes_scalars {
                 states[at].by_length = true;
-                states[at].some_lengths = lengths.into_iter().map(|length| length as u8).collect();
+                let mut fitting = lengths.iter().map(|length| *length as u8);
+                let first = fitting.next().unwrap_or(0);
+                states[at].some_lengths[0] = first;
+                // The places that are left repeat the first.
+                states[at].some_lengths[1..].fill_with(|| fitting.next().unwrap_or(first));
             }
             states[at].elements_taken = states[at].elements.iter().any(|&child| states[child as usize].takes_scalars);
         }
@@ -135,7 +139,7 @@ impl Automaton {
             elements_taken: false,
             folds: false,
             by_length: true,
-            some_lengths: Box::default(),
+            some_lengths: [0; MOST_LENGTHS],
             barren: true,
             lengths: 0,
             names: Box::default(),
@@ -337,7 +341,7 @@ impl Builder<'_> {
             elements_taken: false,
             folds: !folded_names.is_empty(),
             by_length: false,
-            some_lengths: Box::default(),
+            some_lengths: [0; MOST_LENGTHS],
             barren: other == DEAD && targets.into_iter().all(|id| id == DEAD),
             lengths,
             names,

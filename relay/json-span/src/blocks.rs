@@ -50,13 +50,16 @@ impl Places {
         let count = bits.count_ones() as usize;
         let base = (slot * BLOCK) as u16;
         let mut written = 0;
-        while written < count {
+        loop {
             let Some(two) = self.list.get_mut(self.count + written..self.count + written + 2) else { return };
-            two[0] = base + bits.trailing_zeros() as u16;
+            two[0] = base.wrapping_add(bits.trailing_zeros() as u16);
             bits &= bits.wrapping_sub(1);
-            two[1] = base + bits.trailing_zeros() as u16;
+            two[1] = base.wrapping_add(bits.trailing_zeros() as u16);
             bits &= bits.wrapping_sub(1);
             written += 2;
+            if written >= count {
+                break;
+            }
         }
         self.count += count;
     }
@@ -224,7 +227,7 @@ fn take<L: Lanes>(
         Tokens { string, string_open, string_close, primitive_start, primitive_end, open, close, colon, comma };
     // Texts are mostly written either without white space or with it everywhere.
     let element = if white == 0 {
-        tokens.neighbours(carries, &mut errors, |ends, carry| next(ends, carry))
+        tokens.neighbours(carries, &mut errors, next)
     } else {
         tokens.neighbours(carries, &mut errors, |ends, carry| behind(ends, white, carry))
     };
@@ -354,14 +357,24 @@ fn primitives<L: Lanes>(
     errors
 }
 
-/// Whether a literal is at `at`, and ends where it should.
+/// Whether a literal is at `at`, and ends where it should. Without branches on which one it is.
 #[inline(always)]
 fn is_literal(text: &[u8], at: usize) -> bool {
     let rest = &text[at.min(text.len())..];
-    let Some(first) = rest.first_chunk::<4>() else { return false };
-    let fine = *first == *b"true" || *first == *b"null";
-    let longer = *first == *b"fals" && rest.get(4) == Some(&b'e');
-    (fine | longer) & !matches!(rest.get(4 + usize::from(longer)), Some(byte) if !ENDS[usize::from(*byte)])
+    let eight = match rest.first_chunk::<8>() {
+        Some(eight) => *eight,
+        None => {
+            let mut eight = [b' '; 8];
+            eight[..rest.len()].copy_from_slice(rest);
+            eight
+        }
+    };
+    let bytes = u64::from_le_bytes(eight);
+    let starts_with = |word: &[u8; 8], length: u32| (bytes ^ u64::from_le_bytes(*word)) << (64 - 8 * length) == 0;
+    let longer = starts_with(b"false   ", 5);
+    let fine = starts_with(b"true    ", 4) | starts_with(b"null    ", 4) | longer;
+    let end = bytes >> (32 + 8 * u32::from(longer)) & 0xff;
+    fine & ENDS[end as usize]
 }
 
 /// Bytes that may follow a literal. Others that are no part of a value, such as `[`, are wrong there anyway.

@@ -109,14 +109,17 @@ impl<'a> Walk<'a> {
         let mut done = 0;
         self.escapes |= escapes;
         let near_escapes = escapes | self.escapes_before;
+        // Kept out of memory, where every bracket would wait for the one before.
+        let (mut container, mut level) = (self.container, self.level);
         loop {
             let reached = up_to_lowest(brackets);
             let bytes = reached & !done;
-            let (not_object, not_array) =
-                ((self.container & 1).wrapping_sub(1), (self.container >> 1 & 1).wrapping_sub(1));
+            let (not_object, not_array) = ((container & 1).wrapping_sub(1), (container >> 1 & 1).wrapping_sub(1));
             errors |= bytes & (tokens.colon & not_object | element & not_array);
-            if state_of(self.container) != DEAD {
+            if state_of(container) != DEAD {
+                self.container = container;
                 self.follow(&Region { tokens, base, bytes, escapes: near_escapes });
+                container = self.container;
             }
             if brackets == 0 {
                 break;
@@ -125,27 +128,33 @@ impl<'a> Walk<'a> {
             let byte = u64::from(self.text[at]);
             // Of the four brackets, `{` and `[` have bit 1, `{` and `}` bit 5.
             let opens = byte >> 1 & 1;
-            let kind = if byte & 0x20 != 0 { OBJECT } else { ARRAY };
-            errors |= !opens & 1 & u64::from(self.container & kind == 0);
-            let level = self.level.wrapping_add_signed(2 * opens as isize - 1);
-            if level > self.depth {
+            let kind = ARRAY >> (byte >> 5 & 1);
+            errors |= !opens & 1 & u64::from(container & kind == 0);
+            let next_level = level.wrapping_add_signed(2 * opens as isize - 1);
+            if next_level > self.depth {
                 // Too deep, or closed too often. Nothing that follows matters.
                 return 1;
             }
-            if self.container as u32 >> 2 == 0 {
+            if container as u32 >> 2 == 0 {
                 // Nothing is selected here or further in: only the brackets' own match is left.
-                self.stack[self.level] = self.container;
-                let around = self.stack[level];
-                self.container = if opens != 0 { kind } else { around };
-                self.level = level;
-            } else if opens != 0 {
-                self.enter(kind, at);
+                self.stack[level] = container;
+                let around = self.stack[next_level];
+                // A choice without a branch: which bracket comes next cannot be predicted.
+                container = around ^ (around ^ kind) & 0u64.wrapping_sub(opens);
             } else {
-                self.leave(at);
+                (self.container, self.level) = (container, level);
+                if opens != 0 {
+                    self.enter(kind, at);
+                } else {
+                    self.leave(at);
+                }
+                container = self.container;
             }
+            level = next_level;
             done = reached;
             brackets &= brackets - 1;
         }
+        (self.container, self.level) = (container, level);
         self.open_before = tokens.string_open;
         self.escapes_before = escapes;
         if tokens.string_open != 0 {
@@ -212,11 +221,18 @@ impl<'a> Walk<'a> {
     #[inline(always)]
     fn known_members(&mut self, state: &State, region: &Region<'_>) {
         let (before, open) = (self.open_before, region.tokens.string_open);
-        let mut closes = 0;
-        for &length in &state.some_lengths {
-            // From the opening quote to the closing one; never a whole block.
+        // From the opening quote to the closing one; never a whole block.
+        let apart = |length: u8| {
             let distance = u32::from(length) + 1;
-            closes |= open << distance | before >> (64 - distance);
+            open << distance | before >> (64 - distance)
+        };
+        let [first, others @ ..] = state.some_lengths;
+        if first == 0 {
+            return;
+        }
+        let mut closes = apart(first);
+        if others[0] != first {
+            closes |= apart(others[0]) | apart(others[1]) | apart(others[2]);
         }
         closes &= region.tokens.string_close & region.bytes;
         while closes != 0 {
