@@ -32,6 +32,7 @@ pub fn cause_of(failure: &Failure) -> Option<Cause> {
         Failure::MethodOverride => {
             cause(S::BAD_REQUEST, "rules/method-override", "The method may not be overridden here.")
         }
+        Failure::PathOverride => cause(S::BAD_REQUEST, "rules/path-override", "The path may not be overridden here."),
         Failure::UnderscoreField => cause(
             S::BAD_REQUEST,
             "framing/underscore",
@@ -237,6 +238,7 @@ pub fn table() -> Vec<Cause> {
     }
     all.extend([
         Failure::MethodOverride,
+        Failure::PathOverride,
         Failure::UnderscoreField,
         Failure::UnknownHost,
         Failure::Tunnel,

@@ -21,6 +21,8 @@ pub enum Failure {
     Path(PathFault),
     /// A method-override header or parameter on a ruled site: 400.
     MethodOverride,
+    /// A header that has some servers read another path than the rules did, on a ruled site: 400.
+    PathOverride,
     /// A field name with `_` on a site that does not allow it: some backends read it as `-`: 400.
     UnderscoreField,
     /// No site of this host here: 421.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::config::resolved::Listener;
 use crate::error::Failure;
-use crate::rules::path::normal_host;
+use crate::rules::host::normal_host;
 use crate::state::{ListenerState, SiteState};
 
 /// The site that a request is for.
@@ -12,5 +12,5 @@ use crate::state::{ListenerState, SiteState};
 /// # Errors
 /// None of this listener has the host.
 pub fn site(config: &Listener, state: &ListenerState, host: &str) -> Result<Arc<SiteState>, Failure> {
-    state.site(&config.sites, &normal_host(host)).cloned().ok_or(Failure::UnknownHost)
+    normal_host(host).and_then(|host| state.site(&config.sites, &host)).cloned().ok_or(Failure::UnknownHost)
 }

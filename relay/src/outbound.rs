@@ -6,7 +6,7 @@ use http::Uri;
 
 use crate::config::resolved::Listener;
 use crate::error::Failure;
-use crate::rules::path::normal_host;
+use crate::rules::host::normal_host;
 use crate::state::{ListenerState, SiteState};
 
 /// A destination, and what is left of the target where its first segment named it.
@@ -23,13 +23,15 @@ pub struct Destination {
 /// # Errors
 /// Neither host nor path names a destination of this listener.
 pub fn destination(config: &Listener, state: &ListenerState, host: &str, uri: &Uri) -> Result<Destination, Failure> {
-    if let Some(site) = state.site(&config.sites, &normal_host(host)) {
+    let host = normal_host(host).ok_or(Failure::UnknownHost)?;
+    if let Some(site) = state.site(&config.sites, &host) {
         return Ok(Destination { site: Arc::clone(site), target: None });
     }
     let path = uri.path().strip_prefix('/').ok_or(Failure::UnknownHost)?;
     let (name, rest) = path.split_once('/').unwrap_or((path, ""));
     // Escapes are not decoded: a host name needs none, and one spelling is enough.
-    let site = state.site(&config.sites, &normal_host(name)).ok_or(Failure::UnknownHost)?;
+    let name = normal_host(name).ok_or(Failure::UnknownHost)?;
+    let site = state.site(&config.sites, &name).ok_or(Failure::UnknownHost)?;
     let target = match uri.query() {
         Some(query) => format!("/{rest}?{query}"),
         None => format!("/{rest}"),

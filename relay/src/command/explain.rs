@@ -47,14 +47,15 @@ pub fn run(args: &Explain) -> ExitCode {
         Err(fault) => return refused(&Failure::Path(fault)),
     };
     for (n, rule) in served.site.rules().iter().enumerate() {
-        match rule.condition.meets(&head, &path) {
-            Ok(()) => {
-                println!("rule {:<4} met{}", n + 1, named(rule));
-                actions("request", &rule.request);
-                actions("response", &rule.response);
-            }
-            Err(unmet) => {
-                println!("rule {:<4} not met{}: {}", n + 1, named(rule), why(rule, unmet, &head.method, &served.path))
+        let unmet = rule.condition.unmet(&head, &path);
+        if unmet.is_empty() {
+            println!("rule {:<4} met{}", n + 1, named(rule));
+            actions("request", &rule.request);
+            actions("response", &rule.response);
+        } else {
+            println!("rule {:<4} not met{}", n + 1, named(rule));
+            for unmet in unmet {
+                println!("          {}", why(rule, unmet, &head.method, &served.path));
             }
         }
     }
@@ -107,7 +108,7 @@ fn why(rule: &Rule, unmet: Unmet, method: &http::Method, path: &str) -> String {
         }
         Unmet::Header(at) => match condition.headers.get(at) {
             Some(header) => match &header.value {
-                Some(value) => format!("the header {} is not `{value}`", header.name),
+                Some(glob) => format!("the header {} is not `{glob}`", header.name),
                 None => format!("the header {} is absent", header.name),
             },
             None => "a header differs".to_owned(),

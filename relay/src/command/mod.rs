@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use crate::args::Side as Wanted;
 use crate::config::resolved::{Config, Listener, Side, Site};
 use crate::config::{self, Report};
-use crate::rules::path::normal_host;
+use crate::rules::host::normal_host;
 
 /// Exit code of a command that was used wrongly, or was given a bad file.
 pub const BAD_INPUT: u8 = 2;
@@ -49,12 +49,12 @@ fn serve<'a>(config: &'a Config, wanted: Option<Wanted>, host: &str, path: &str)
     });
     let mut by_path = None;
     for listener in all {
-        if let Some(site) = listener.sites.get(&normal_host(host)) {
+        if let Some(site) = normal_host(host).and_then(|host| listener.sites.get(&host)) {
             return Some(Served { listener, site, path: path.to_owned() });
         }
         if listener.side == Side::Outbound
             && let Some((name, rest)) = path.strip_prefix('/').map(|p| p.split_once('/').unwrap_or((p, "")))
-            && let Some(site) = listener.sites.get(&normal_host(name))
+            && let Some(site) = normal_host(name).and_then(|name| listener.sites.get(&name))
         {
             by_path = by_path.or(Some(Served { listener, site, path: format!("/{rest}") }));
         }

@@ -14,7 +14,7 @@ use crate::body::select::{Selection, Target};
 use crate::error::{Failure, Side};
 use crate::rules::action::Verb;
 use crate::rules::plan::Plan;
-use crate::rules::route::{Direction, Route};
+use crate::rules::route::Direction;
 
 /// Shows what the rules do to a sample.
 #[must_use]
@@ -51,12 +51,12 @@ pub fn run(args: &Test) -> ExitCode {
     };
     let names: Vec<_> = route.rules().filter_map(|r| served.site.rules().get(r)).map(|r| &*r.name).collect();
     println!("rules     {}", if names.is_empty() { "none: passes untouched".to_owned() } else { names.join(", ") });
-    let media = |route: &Route, headers: &http::HeaderMap, side| served.site.rules.check_media(route, headers, side);
+    let site = &served.site.rules;
     if let Err(failure) = show(
         "request",
         &direction,
         &request.body,
-        || media(&route, &request.head.headers, Side::Request),
+        || site.check_request_media(&route, &request.head.headers),
         Side::Request,
         args,
     ) {
@@ -75,7 +75,7 @@ pub fn run(args: &Test) -> ExitCode {
         "response",
         &direction,
         &response.body,
-        || media(&route, &response.headers, Side::Response),
+        || site.check_response_media(&route, response.status, &response.headers),
         Side::Response,
         args,
     ) {

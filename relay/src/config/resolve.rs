@@ -17,6 +17,7 @@ use super::resolved::{
 };
 use super::sites::{Rules, Shared, file};
 use super::units;
+use crate::rules::host::is_name;
 
 /// Largest body that can be ruled: a value of that size still fits one engine call.
 const BODY_MAX: usize = 16 * 1024 * 1024;
@@ -260,13 +261,13 @@ impl Resolver<'_> {
         let host = text.get().to_ascii_lowercase();
         let host = host.strip_suffix('.').unwrap_or(&host);
         let name = host.strip_prefix("*.").unwrap_or(host);
-        let label = |l: &str| {
-            !l.is_empty() && l.len() <= 63 && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-        };
-        let is_name = name.len() <= 253 && name.split('.').all(label);
-        let is_address = host.parse::<std::net::IpAddr>().is_ok();
-        if is_name || is_address {
+        if is_name(name) {
             return Some((text.place(), host.into()));
+        }
+        // An address as `normal_host` writes it, so that a request's Host finds it.
+        let address = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+        if let Ok(address) = address.parse::<std::net::IpAddr>() {
+            return Some((text.place(), address.to_string().into()));
         }
         let hint = "a host name without port or path, or *.suffix: api.example.com, *.example.com";
         self.report.error(text.place(), format!("`{}` is no host", text.get()), Some(hint.to_owned()));

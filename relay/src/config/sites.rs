@@ -11,8 +11,10 @@ use super::raw::{At, OnRefused, Open, Rule as RawRule, Seal, Status, Tokens, Unr
 use super::report::{Place, Report, did_you_mean};
 use super::resolved::Side;
 use crate::rules::action::{Action, Verb};
+use crate::rules::glob::TextGlob;
+use crate::rules::media::MediaType;
 use crate::rules::path::PathGlob;
-use crate::rules::route::{Condition, HeaderCondition, MediaType, Rule, RuleSet, UnruledPolicy};
+use crate::rules::route::{Condition, HeaderCondition, Rule, RuleSet, UnruledPolicy};
 
 const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY"];
 
@@ -46,6 +48,7 @@ impl Rules<'_> {
                 condition,
                 request: Vec::new(),
                 response: Vec::new(),
+                line: rule.place().line,
                 statuses: rule.get().response.status.iter().filter_map(|s| self.status(s)).collect(),
             };
             let RawRule { request, response, .. } = rule.get();
@@ -141,7 +144,7 @@ impl Rules<'_> {
                     Some(hint.to_owned()),
                 );
             }
-            let value = if value.get() == "*" { None } else { Some(value.get().as_str().into()) };
+            let value = if value.get() == "*" { None } else { Some(TextGlob::new(value.get())) };
             condition.headers.push(HeaderCondition { name, value });
         }
         match &raw.media_types {

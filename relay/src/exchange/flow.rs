@@ -209,7 +209,7 @@ impl<'a> Exchange<'a> {
             return Ok(Sealed::none());
         }
         // Asked before the body is taken in: a type that no rule reads need not be held.
-        let media = self.site.site.rules.check_media(route, &head.headers, Side::Request);
+        let media = self.site.site.rules.check_request_media(route, &head.headers);
         if body.size_hint().lower() > 0 {
             media?;
         }
@@ -371,7 +371,7 @@ impl<'a> Exchange<'a> {
         if body.is_end_stream() {
             return Ok(Passed::Whole(head, Bytes::new()));
         }
-        let media = self.site.site.rules.check_media(route, &head.headers, Side::Response);
+        let media = self.site.site.rules.check_response_media(route, head.status, &head.headers);
         if media.is_err() && !plan.seals() {
             // Nothing is to be sealed in it, and its tokens stay tokens: it passes as it is.
             return Ok(Passed::Stream(head, body));

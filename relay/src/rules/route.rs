@@ -4,19 +4,19 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, Method, StatusCode};
 
 use super::action::Action;
+use super::evasion;
+use super::glob::TextGlob;
+use super::media::{self, MediaType};
 use super::path::{NormalPath, PathGlob};
 use super::plan::Plan;
 use crate::Failure;
-use crate::error::Side;
+use crate::error::{PathFault, Side};
 
 /// Most combinations of rules whose plans are kept; further ones are compiled for each request.
 const PLANS_MAX: usize = 1024;
-
-/// Headers by which frameworks let a client replace the method.
-const METHOD_OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
 
 /// One rule of a site.
 #[derive(Debug)]
@@ -31,12 +31,24 @@ pub struct Rule {
     pub response: Vec<Action>,
     /// The responses that `response` is for; empty for all.
     pub statuses: Vec<(u16, u16)>,
+    /// Its line in the file.
+    pub line: usize,
+}
+
+impl Rule {
+    /// Whether the rule acts on responses of this status.
+    #[must_use]
+    pub fn acts_on(&self, status: StatusCode) -> bool {
+        let status = status.as_u16();
+        !self.response.is_empty()
+            && (self.statuses.is_empty() || self.statuses.iter().any(|(from, to)| (*from..=*to).contains(&status)))
+    }
 }
 
 /// Host aside, what a request must be like to meet a rule.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Condition {
-    /// Upper-case methods; empty for all. GET stands for HEAD too.
+    /// Methods; empty for all. GET stands for HEAD too.
     pub methods: Vec<Method>,
     /// Alternatives; empty for all.
     pub paths: Vec<PathGlob>,
@@ -46,22 +58,13 @@ pub struct Condition {
     pub media_types: Vec<MediaType>,
 }
 
-/// A media type, or `application/*+json` and the like.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MediaType {
-    /// Before the star, or the whole.
-    pub start: Box<str>,
-    /// After the star.
-    pub end: Option<Box<str>>,
-}
-
 /// What a header must be like.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeaderCondition {
     /// Its name.
     pub name: HeaderName,
-    /// The value of one of its fields; `None` asks only that there is one.
-    pub value: Option<Box<str>>,
+    /// What the value of one of its fields must be like; `None` asks only that there is one.
+    pub value: Option<TextGlob>,
 }
 
 /// What happens to requests that meet no rule.
@@ -79,15 +82,24 @@ pub enum UnruledPolicy {
 pub struct RuleSet {
     rules: Vec<Rule>,
     unruled: UnruledPolicy,
-    plans: RwLock<HashMap<Combination, Arc<Plan>>>,
+    /// Whether some path pattern matches in either case.
+    fold: bool,
+    /// The plans of each rule alone, which is what most requests meet.
+    alone: Vec<Alone>,
+    /// Request plans of several rules together, by their indexes.
+    requests: Together,
+    /// Response plans of several rules together, by their indexes.
+    responses: Together,
 }
 
-/// The rules whose actions on one side make a plan.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Combination {
-    response: bool,
-    rules: Vec<u16>,
+/// The plans of one rule; `None` on a side where it does nothing.
+#[derive(Debug)]
+struct Alone {
+    request: Option<Arc<Plan>>,
+    response: Option<Arc<Plan>>,
 }
+
+type Together = RwLock<HashMap<Box<[u16]>, Arc<Plan>>>;
 
 /// Proof that no rule selects this body: it may pass as it is. Made only by this module.
 #[derive(Debug)]
@@ -105,21 +117,46 @@ pub enum Direction {
 /// The rules that one request meets.
 #[derive(Debug)]
 pub struct Route {
-    /// Their indexes, ascending.
-    rules: Vec<u16>,
+    rules: Met,
     expects_response: bool,
+}
+
+/// Indexes of rules, ascending; one of them needs no memory of its own.
+#[derive(Debug)]
+enum Met {
+    None,
+    One([u16; 1]),
+    Many(Box<[u16]>),
+}
+
+impl Met {
+    fn of(mut indexes: impl Iterator<Item = u16>) -> Self {
+        let Some(first) = indexes.next() else { return Self::None };
+        match indexes.next() {
+            None => Self::One([first]),
+            Some(second) => Self::Many([first, second].into_iter().chain(indexes).collect()),
+        }
+    }
+
+    fn list(&self) -> &[u16] {
+        match self {
+            Self::None => &[],
+            Self::One(one) => one,
+            Self::Many(many) => many,
+        }
+    }
 }
 
 impl Route {
     /// Index of the first rule that the request meets.
     #[must_use]
     pub fn first_rule(&self) -> Option<usize> {
-        self.rules.first().map(|r| usize::from(*r))
+        self.rules().next()
     }
 
     /// Indexes of all rules that the request meets.
     pub fn rules(&self) -> impl Iterator<Item = usize> {
-        self.rules.iter().map(|r| usize::from(*r))
+        self.rules.list().iter().map(|r| usize::from(*r))
     }
 
     /// Whether some rule may act on the response: it is asked for whole and uncompressed.
@@ -131,15 +168,18 @@ impl Route {
     /// Whether any rule is met.
     #[must_use]
     pub fn is_ruled(&self) -> bool {
-        !self.rules.is_empty()
+        self.first_rule().is_some()
     }
 }
 
 impl RuleSet {
-    /// The rules of a site, in the order of the file.
+    /// The rules of a site, in the order of the file: at most 65,535, which the reader of the file sees to.
     #[must_use]
     pub fn new(rules: Vec<Rule>, unruled: UnruledPolicy) -> Self {
-        Self { rules, unruled, plans: RwLock::default() }
+        let plan = |actions: &[Action]| (!actions.is_empty()).then(|| Arc::new(Plan::new(actions.to_vec())));
+        let alone = rules.iter().map(|r| Alone { request: plan(&r.request), response: plan(&r.response) }).collect();
+        let fold = rules.iter().flat_map(|r| &r.condition.paths).any(PathGlob::is_folded);
+        Self { rules, unruled, fold, alone, requests: RwLock::default(), responses: RwLock::default() }
     }
 
     /// The rules in the order of the file.
@@ -148,28 +188,44 @@ impl RuleSet {
         &self.rules
     }
 
+    /// What happens to requests that meet none of them.
+    #[must_use]
+    pub fn unruled(&self) -> UnruledPolicy {
+        self.unruled
+    }
+
+    /// A request's path as the patterns of this site compare it.
+    ///
+    /// # Errors
+    /// The path has more than one reading.
+    pub fn read_path<'a>(&self, method: &Method, path: &'a str) -> Result<NormalPath<'a>, Failure> {
+        if path == "*" && method != Method::OPTIONS {
+            return Err(Failure::Path(PathFault::Malformed));
+        }
+        let path = NormalPath::read(path).map_err(Failure::Path)?;
+        Ok(if self.fold { path.folded() } else { path })
+    }
+
     /// Finds the rules that a request meets, and what they say about its body. `path` is the request's, without query and without
     /// what the relay took of it for itself.
     ///
     /// # Errors
-    /// The path has more than one reading, a method override is attempted, or the site refuses unruled requests.
+    /// The path has more than one reading, the method or path would be overridden, or the site refuses unruled requests.
     pub fn route(&self, head: &Parts, path: &str) -> Result<(Route, Direction), Failure> {
-        let path = NormalPath::read(path).map_err(Failure::Path)?;
+        let path = self.read_path(&head.method, path)?;
         if !self.rules.is_empty() {
-            self.refuse_overrides(head)?;
+            evasion::refuse(head, self.rules.iter().map(|r| &*r.condition.methods))?;
         }
-        let met = self.rules.iter().enumerate().filter(|(_, rule)| rule.condition.meets(head, &path).is_ok());
-        let rules: Vec<u16> = met.map(|(index, _)| index as u16).collect();
-        if rules.is_empty() && self.unruled == UnruledPolicy::Refuse {
+        let met = self.rules.iter().zip(0..).filter(|(rule, _)| rule.condition.meets(head, &path));
+        let rules = Met::of(met.map(|(_, index)| index));
+        if matches!(rules, Met::None) && self.unruled == UnruledPolicy::Refuse {
             return Err(Failure::Unruled);
         }
-        let acts = |side: fn(&Rule) -> &[Action]| rules.iter().any(|r| !side(&self.rules[usize::from(*r)]).is_empty());
-        let expects_response = acts(|r| &r.response);
-        let request = if acts(|r| &r.request) {
-            Direction::Planned(self.plan(Combination { response: false, rules: rules.clone() }))
-        } else {
-            Direction::Untouched(Unruled(()))
-        };
+        let expects_response = rules.list().iter().any(|r| !self.rules[usize::from(*r)].response.is_empty());
+        let request = self.direction(
+            rules.list().iter().copied().filter(|r| !self.rules[usize::from(*r)].request.is_empty()),
+            Side::Request,
+        );
         Ok((Route { rules, expects_response }, request))
     }
 
@@ -179,83 +235,62 @@ impl RuleSet {
         if !route.expects_response {
             return Direction::Untouched(Unruled(()));
         }
-        let status = status.as_u16();
-        let acts = |r: &&u16| {
-            let rule = &self.rules[usize::from(**r)];
-            let in_range =
-                rule.statuses.is_empty() || rule.statuses.iter().any(|(from, to)| (*from..=*to).contains(&status));
-            !rule.response.is_empty() && in_range
-        };
-        let rules: Vec<u16> = route.rules.iter().filter(acts).copied().collect();
-        if rules.is_empty() {
-            Direction::Untouched(Unruled(()))
-        } else {
-            Direction::Planned(self.plan(Combination { response: true, rules }))
-        }
+        self.direction(self.acting(route, status), Side::Response)
     }
 
-    /// Refuses a body that the rules do not read. Asked only when there is a body.
+    /// The rules of the route that act on responses of this status.
+    fn acting<'a>(&'a self, route: &'a Route, status: StatusCode) -> impl Iterator<Item = u16> + 'a {
+        route.rules.list().iter().copied().filter(move |r| self.rules[usize::from(*r)].acts_on(status))
+    }
+
+    /// Refuses a request body that the rules do not read. Asked only when there is a body.
     ///
     /// # Errors
-    /// The media type or the content coding is not one that every rule of the route understands.
-    pub fn check_media(&self, route: &Route, headers: &HeaderMap, side: Side) -> Result<(), Failure> {
-        let coding = headers.get_all(header::CONTENT_ENCODING).iter();
-        if coding.into_iter().any(|c| !c.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity")) {
-            return Err(Failure::ContentCoding(side));
-        }
-        let mut types = headers.get_all(header::CONTENT_TYPE).iter();
-        let media = match (types.next().map(|t| t.to_str()), types.next()) {
-            (Some(Ok(media)), None) => media,
-            _ => return Err(Failure::MediaType(side)),
+    /// The media type or the content coding is not one that every rule acting on it understands.
+    pub fn check_request_media(&self, route: &Route, headers: &HeaderMap) -> Result<(), Failure> {
+        let rules = route.rules().map(|r| &self.rules[r]).filter(|r| !r.request.is_empty());
+        media::check(rules.map(|r| &*r.condition.media_types), headers, Side::Request)
+    }
+
+    /// Refuses a response body that the rules do not read. Asked only when there is a body.
+    ///
+    /// # Errors
+    /// The media type or the content coding is not one that every rule acting on it understands.
+    pub fn check_response_media(&self, route: &Route, status: StatusCode, headers: &HeaderMap) -> Result<(), Failure> {
+        let rules = self.acting(route, status).map(|r| &self.rules[usize::from(r)]);
+        media::check(rules.map(|r| &*r.condition.media_types), headers, Side::Response)
+    }
+
+    /// The plan of the rules that act, which all do something on this side; without any, the body is nobody's concern.
+    fn direction(&self, rules: impl Iterator<Item = u16>, side: Side) -> Direction {
+        let rules = Met::of(rules);
+        let plan = match &rules {
+            Met::None => return Direction::Untouched(Unruled(())),
+            Met::One([one]) => {
+                let alone = &self.alone[usize::from(*one)];
+                match if side == Side::Request { &alone.request } else { &alone.response } {
+                    Some(plan) => Arc::clone(plan),
+                    None => self.together(&[*one], side),
+                }
+            }
+            Met::Many(many) => self.together(many, side),
         };
-        let essence = essence(media).ok_or(Failure::MediaType(side))?;
-        let understood = route.rules.iter().all(|r| {
-            let rule = &self.rules[usize::from(*r)];
-            let acts = match side {
-                Side::Request => !rule.request.is_empty(),
-                Side::Response => !rule.response.is_empty(),
-            };
-            !acts || rule.condition.media_types.iter().any(|m| m.matches(&essence))
-        });
-        if understood { Ok(()) } else { Err(Failure::MediaType(side)) }
+        Direction::Planned(plan)
     }
 
-    fn refuse_overrides(&self, head: &Parts) -> Result<(), Failure> {
-        let by_header = head.headers.keys().any(|name| {
-            let name = name.as_str();
-            name.starts_with('x')
-                && METHOD_OVERRIDES.iter().any(|o| name.len() == o.len() && name.replace('_', "-") == **o)
-        });
-        let by_query = head.uri.query().is_some_and(|query| {
-            query.split('&').any(|pair| {
-                let name = pair.split('=').next().unwrap_or_default();
-                name == "_method" || (name.contains('%') && percent_decoded(name) == b"_method")
-            })
-        });
-        // Methods are case-sensitive; a backend that is not must not see a ruled method in another case.
-        let method = head.method.as_str();
-        let by_case = method.bytes().any(|b| b.is_ascii_lowercase())
-            && self.rules.iter().any(|r| {
-                let spelled = |m: &Method| m.as_str().eq_ignore_ascii_case(method);
-                r.condition.methods.is_empty()
-                    || r.condition.methods.iter().any(spelled)
-                    || method.eq_ignore_ascii_case("head")
-            });
-        if by_header || by_query || by_case { Err(Failure::MethodOverride) } else { Ok(()) }
-    }
-
-    fn plan(&self, combination: Combination) -> Arc<Plan> {
-        if let Some(plan) = self.plans.read().unwrap_or_else(PoisonError::into_inner).get(&combination) {
+    fn together(&self, rules: &[u16], side: Side) -> Arc<Plan> {
+        let plans = if side == Side::Request { &self.requests } else { &self.responses };
+        if let Some(plan) = plans.read().unwrap_or_else(PoisonError::into_inner).get(rules) {
             return Arc::clone(plan);
         }
-        let actions = combination.rules.iter().flat_map(|r| {
+        let actions = rules.iter().flat_map(|r| {
             let rule = &self.rules[usize::from(*r)];
-            if combination.response { &rule.response } else { &rule.request }
+            if side == Side::Request { &rule.request } else { &rule.response }
         });
         let plan = Arc::new(Plan::new(actions.cloned().collect()));
-        let mut plans = self.plans.write().unwrap_or_else(PoisonError::into_inner);
+        let mut plans = plans.write().unwrap_or_else(PoisonError::into_inner);
         if plans.len() < PLANS_MAX {
-            plans.insert(combination, Arc::clone(&plan));
+            plans.insert(rules.into(), Arc::clone(&plan));
         }
         plan
     }
@@ -274,33 +309,51 @@ pub enum Unmet {
 
 impl Condition {
     /// Whether a request meets the condition.
-    ///
-    /// # Errors
-    /// The first part that it does not meet.
-    pub fn meets(&self, head: &Parts, path: &NormalPath<'_>) -> Result<(), Unmet> {
-        let takes = |m: &Method| *m == head.method || (*m == Method::GET && head.method == Method::HEAD);
-        if !self.methods.is_empty() && !self.methods.iter().any(takes) {
-            return Err(Unmet::Method);
-        }
-        if !self.paths.is_empty() && !self.paths.iter().any(|glob| glob.matches(path)) {
-            return Err(Unmet::Path);
-        }
-        match self.headers.iter().position(|h| !h.holds(&head.headers)) {
-            Some(at) => Err(Unmet::Header(at)),
-            None => Ok(()),
-        }
+    #[must_use]
+    pub fn meets(&self, head: &Parts, path: &NormalPath<'_>) -> bool {
+        self.has_method(&head.method)
+            && (self.paths.is_empty() || self.paths.iter().any(|glob| glob.matches(path)))
+            && self.headers.iter().all(|h| h.holds(&head.headers))
     }
 
-    /// Whether some request can meet both; true when in doubt.
+    /// Everything that keeps a request from meeting the condition, for people.
+    #[must_use]
+    pub fn unmet(&self, head: &Parts, path: &NormalPath<'_>) -> Vec<Unmet> {
+        let mut unmet = Vec::new();
+        if !self.has_method(&head.method) {
+            unmet.push(Unmet::Method);
+        }
+        if !self.paths.is_empty() && !self.paths.iter().any(|glob| glob.matches(path)) {
+            unmet.push(Unmet::Path);
+        }
+        let failing = self.headers.iter().enumerate().filter(|(_, h)| !h.holds(&head.headers));
+        unmet.extend(failing.map(|(at, _)| Unmet::Header(at)));
+        unmet
+    }
+
+    fn has_method(&self, method: &Method) -> bool {
+        let takes = |m: &Method| m == method || (*m == Method::GET && *method == Method::HEAD);
+        self.methods.is_empty() || self.methods.iter().any(takes)
+    }
+
+    /// Whether some request meets both. Header conditions that one field cannot fulfil together are taken for exclusive: a
+    /// request that repeats the field with both values is refused when the rules contradict each other.
     #[must_use]
     pub fn can_meet(&self, other: &Self) -> bool {
         let methods = self.methods.is_empty()
             || other.methods.is_empty()
-            || self.methods.iter().any(|m| other.methods.contains(m));
+            || self.methods.iter().any(|m| other.has_method(m))
+            || other.methods.iter().any(|m| self.has_method(m));
         let paths = self.paths.is_empty()
             || other.paths.is_empty()
             || self.paths.iter().any(|a| other.paths.iter().any(|b| a.can_meet(b)));
-        methods && paths
+        let headers = self.headers.iter().all(|a| {
+            other.headers.iter().filter(|b| a.name == b.name).all(|b| match (&a.value, &b.value) {
+                (Some(a), Some(b)) => a.can_meet(b),
+                _ => true,
+            })
+        });
+        methods && paths && headers
     }
 }
 
@@ -309,72 +362,7 @@ impl HeaderCondition {
         let mut fields = headers.get_all(&self.name).iter();
         match &self.value {
             None => fields.next().is_some(),
-            Some(value) => fields.any(|f| f.as_bytes().trim_ascii() == value.as_bytes()),
+            Some(glob) => fields.any(|f| f.to_str().is_ok_and(|value| glob.matches(value.trim_ascii()))),
         }
     }
-}
-
-impl MediaType {
-    /// Reads `type/subtype`, with at most one `*`; `None` when it is neither.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let text = text.trim().to_ascii_lowercase();
-        let (kind, subtype) = text.split_once('/')?;
-        let token =
-            |t: &str| !t.is_empty() && t.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$&-^_.+*".contains(&b));
-        if !token(kind) || !token(subtype) || text.matches('*').count() > 1 {
-            return None;
-        }
-        Some(match text.split_once('*') {
-            Some((start, end)) => Self { start: start.into(), end: Some(end.into()) },
-            None => Self { start: text.as_str().into(), end: None },
-        })
-    }
-
-    fn matches(&self, essence: &str) -> bool {
-        match &self.end {
-            None => essence == &*self.start,
-            Some(end) => {
-                essence.len() >= self.start.len() + end.len()
-                    && essence.starts_with(&*self.start)
-                    && essence.ends_with(&**end)
-            }
-        }
-    }
-}
-
-/// Type and subtype in lower case; `None` when malformed, or when a charset other than UTF-8 is named.
-fn essence(media: &str) -> Option<String> {
-    let mut parts = media.split(';');
-    let essence = parts.next()?.trim().to_ascii_lowercase();
-    for parameter in parts {
-        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-        let value = value.trim().trim_matches('"');
-        if name.trim().eq_ignore_ascii_case("charset")
-            && !value.eq_ignore_ascii_case("utf-8")
-            && !value.eq_ignore_ascii_case("utf8")
-        {
-            return None;
-        }
-    }
-    essence.contains('/').then_some(essence)
-}
-
-fn percent_decoded(text: &str) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((byte, tail)) = rest.split_first() {
-        let hex = |at: usize| tail.get(at).and_then(|b| char::from(*b).to_digit(16));
-        match (byte, hex(0), hex(1)) {
-            (b'%', Some(high), Some(low)) => {
-                out.push((high << 4 | low) as u8);
-                rest = &tail[2..];
-            }
-            _ => {
-                out.push(*byte);
-                rest = tail;
-            }
-        }
-    }
-    out
 }

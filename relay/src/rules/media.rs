@@ -1,0 +1,90 @@
+//! Which bodies the rules can read.
+
+use http::{HeaderMap, header};
+
+use crate::Failure;
+use crate::error::Side;
+
+/// A media type, or `application/*+json` and the like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MediaType {
+    /// Lower case; before the star, or the whole.
+    start: Box<str>,
+    /// After the star.
+    end: Option<Box<str>>,
+}
+
+impl MediaType {
+    /// Reads `type/subtype`, with at most one `*`; `None` when it is neither.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let text = text.trim().to_ascii_lowercase();
+        let (kind, subtype) = text.split_once('/')?;
+        if !is_token(kind) || !is_token(subtype) || text.matches('*').count() > 1 {
+            return None;
+        }
+        Some(match text.split_once('*') {
+            Some((start, end)) => Self { start: start.into(), end: Some(end.into()) },
+            None => Self { start: text.as_str().into(), end: None },
+        })
+    }
+
+    /// Whether a type and subtype is meant, in whatever case it is written.
+    #[must_use]
+    pub fn matches(&self, essence: &str) -> bool {
+        let is = |a: Option<&str>, b: &str| a.is_some_and(|a| a.eq_ignore_ascii_case(b));
+        match &self.end {
+            None => essence.eq_ignore_ascii_case(&self.start),
+            Some(end) => {
+                essence.len() >= self.start.len() + end.len()
+                    && is(essence.get(..self.start.len()), &self.start)
+                    && is(essence.get(essence.len() - end.len()..), end)
+            }
+        }
+    }
+}
+
+/// Refuses a body whose coding or type some of the rules do not understand.
+pub(super) fn check<'a>(
+    mut rules: impl Iterator<Item = &'a [MediaType]>,
+    headers: &HeaderMap,
+    side: Side,
+) -> Result<(), Failure> {
+    let is_identity = |c: &http::HeaderValue| c.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity");
+    if !headers.get_all(header::CONTENT_ENCODING).iter().all(is_identity) {
+        return Err(Failure::ContentCoding(side));
+    }
+    let mut types = headers.get_all(header::CONTENT_TYPE).iter();
+    // Of two fields, nobody knows which the backend reads.
+    let essence = match (types.next().map(|t| t.to_str()), types.next()) {
+        (Some(Ok(media)), None) => essence(media),
+        _ => None,
+    };
+    match essence {
+        Some(essence) if rules.all(|types| types.iter().any(|m| m.matches(essence))) => Ok(()),
+        _ => Err(Failure::MediaType(side)),
+    }
+}
+
+/// Type and subtype; `None` when malformed, or when a charset other than UTF-8 is named.
+fn essence(media: &str) -> Option<&str> {
+    let mut parts = media.split(';');
+    let essence = parts.next()?.trim_ascii();
+    for parameter in parts {
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        let value = value.trim_ascii().trim_matches('"');
+        if name.trim_ascii().eq_ignore_ascii_case("charset")
+            && !value.eq_ignore_ascii_case("utf-8")
+            && !value.eq_ignore_ascii_case("utf8")
+        {
+            return None;
+        }
+    }
+    let (kind, subtype) = essence.split_once('/')?;
+    (is_token(kind) && is_token(subtype)).then_some(essence)
+}
+
+/// RFC 6838 §4.2, and the star of a pattern.
+fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$&-^_.+*".contains(&b))
+}
