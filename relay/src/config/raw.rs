@@ -1,4 +1,4 @@
-//! The rules file as people write it. These types generate the schema.
+//! The rules file as people write it. These types generate the schema, which knows no other keys; [`structure`] tells those, and serde skips them.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -69,7 +69,7 @@ impl OneOrMany {
 
 /// The rules of the inbound and the outbound relay.
 #[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 #[schemars(title = "relay rules")]
 pub struct File {
     /// The encryption engine.
@@ -94,7 +94,7 @@ pub struct File {
 
 /// Where the engine is and how long it may take.
 #[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct Engine {
     /// `unix:///path`, `vsock://cid:port`, `hybrid:///path:port`; several are alternatives.
     pub endpoints: Vec<At<String>>,
@@ -111,7 +111,7 @@ pub struct Engine {
 
 /// One site of the inbound relay.
 #[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct Inbound {
     /// Address and port, for example `0.0.0.0:8080`.
     pub listen: At<String>,
@@ -147,7 +147,7 @@ pub struct Inbound {
 
 /// One listener of the outbound relay.
 #[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct Outbound {
     /// Address and port, for example `127.0.0.1:8081`.
     pub listen: At<String>,
@@ -159,7 +159,7 @@ pub struct Outbound {
 
 /// One third party.
 #[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct Destination {
     /// Requests with this Host, or under `/host/…`.
     pub host: At<String>,
@@ -189,7 +189,7 @@ pub struct Destination {
 
 /// Which requests, and what is done to them and to their responses.
 #[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct Rule {
     /// A name for logs, metrics and `relay explain`.
     pub name: Option<At<String>>,
@@ -206,7 +206,7 @@ pub struct Rule {
 
 /// Which requests meet a rule.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct Match {
     /// Methods in upper case; all when absent. GET stands for HEAD too.
     pub methods: Option<At<Vec<String>>>,
@@ -221,7 +221,7 @@ pub struct Match {
 
 /// What is done to a body.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct Actions {
     /// Values that become tokens.
     #[serde(default)]
@@ -233,7 +233,7 @@ pub struct Actions {
 
 /// What is done to response bodies.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct ResponseActions {
     /// Values that become tokens.
     #[serde(default)]
@@ -258,7 +258,7 @@ pub enum Status {
 
 /// Values that become tokens.
 #[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct Seal {
     /// JSONPath (RFC 9535) of the values.
     pub select: At<String>,
@@ -291,7 +291,7 @@ pub enum Tokens {
 
 /// Values whose tokens are opened.
 #[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct Open {
     /// JSONPath (RFC 9535) of the values.
     pub select: Option<At<String>>,
@@ -335,7 +335,7 @@ pub enum Unruled {
 
 /// How servers' health is checked.
 #[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct Health {
     /// Path of a GET that must answer 200; only a TCP connection is tried when absent.
     pub path: Option<At<String>>,
@@ -351,7 +351,7 @@ pub struct Health {
 
 /// Sizes and total times of messages.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct Limits {
     /// Most bytes of a ruled body; `10MiB` when absent, at most `16MiB`.
     pub body: Option<At<String>>,
@@ -375,7 +375,7 @@ pub struct Limits {
 
 /// Limits of a listener's connections.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct Connections {
     /// Total time for a request's head; `10s` when absent.
     pub head_time: Option<At<String>>,
@@ -393,7 +393,7 @@ pub struct Connections {
 
 /// Metrics, health and status.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct Admin {
     /// Address and port, or `off`; `127.0.0.1:9180` when absent.
     pub listen: Option<At<String>>,
@@ -426,11 +426,11 @@ impl File {
         }
         let schema = schemars::schema_for!(Self).to_value();
         let definitions = schema.get("$defs").and_then(|d| d.as_object()).cloned().unwrap_or_default();
-        if !structure::check(&node, &schema, &definitions, report) {
-            return None;
-        }
+        let fits = structure::check(&node, &schema, &definitions, report);
         match serde_saphyr::from_str(text) {
+            // Unknown keys are told already and stand in nobody's way: the rest of the file is checked all the same.
             Ok(file) => Some(file),
+            Err(_) if !fits => None,
             // The schema lets a number through that does not fit its type.
             Err(error) => {
                 syntax(&error, report);
