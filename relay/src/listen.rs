@@ -131,9 +131,12 @@ impl Edge {
                     connection.as_mut().graceful_shutdown();
                     continue;
                 }
-                if !over && let Some(fault) = handle.refusal() {
+                if let Some(fault) = handle.unanswered() {
                     over = true;
                     self.refused(&handle, &Failure::Framing(fault));
+                    // Whoever does not read the answer has a while, and no more.
+                    handle.give_up(Instant::now() + limits.head_time.min(Duration::from_secs(5)));
+                    continue;
                 }
                 if timer.as_mut().poll(cx).is_pending() {
                     return Poll::Pending;

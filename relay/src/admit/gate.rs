@@ -66,6 +66,10 @@ struct Slow {
     deadline: Option<Instant>,
     in_head: bool,
     given_up: bool,
+    /// The refusal was of a head, which no handler saw: the answer to it is the farewell.
+    unheard: bool,
+    /// The farewell was handed over.
+    said: bool,
 }
 
 /// The handlers' and the task's end of a gate; cheap to clone.
@@ -83,9 +87,20 @@ impl GateHandle {
         self.slow().refusal
     }
 
+    /// The refusal of a head that still needs its answer.
+    #[must_use]
+    pub fn unanswered(&self) -> Option<Framing> {
+        let slow = self.slow();
+        slow.refusal.filter(|_| slow.unheard && !slow.said)
+    }
+
     /// What is written when the codec is through with the earlier requests and closes.
     pub fn say_farewell(&self, answer: Bytes) {
-        self.slow().farewell = Some(answer);
+        let mut slow = self.slow();
+        slow.farewell = Some(answer);
+        slow.said = true;
+        drop(slow);
+        self.wake();
     }
 
     /// One more answer is out, to its last byte.
@@ -237,8 +252,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Gate<S> {
 
     fn refuse(&mut self, fault: Framing, phase: Phase) {
         self.buffer.truncate(self.released);
+        let unheard = matches!(phase, Phase::Refused);
         self.phase = phase;
         let mut slow = self.shared.slow();
+        slow.unheard = unheard;
         slow.refusal = Some(fault);
         slow.deadline = None;
     }
@@ -290,8 +307,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> hyper::rt::Read for Gate<S> {
                 Phase::Broken => return Poll::Ready(Err(io::ErrorKind::InvalidData.into())),
                 Phase::Refused => {
                     gate.shared.slow().reader = Some(cx.waker().clone());
-                    // The codec takes the end of the stream for a client that left, so the earlier requests come first.
-                    return if gate.shared.all_answered() { Poll::Ready(Ok(())) } else { Poll::Pending };
+                    // The codec takes the end of the stream for a client that left, so the earlier requests come first; and once it
+                    // closes, the farewell has to be there.
+                    let said = gate.shared.slow().said;
+                    return if said && gate.shared.all_answered() { Poll::Ready(Ok(())) } else { Poll::Pending };
                 }
                 Phase::Undecided => {
                     let mut slow = gate.shared.slow();
