@@ -33,7 +33,7 @@ fn order(size: usize) -> Vec<u8> {
             n * 37 % 300,
             n * 53 % 100,
             [19, 7, 20, 25][n / 3 % 4],
-            n % 3 == 0
+            n.is_multiple_of(3)
         );
         match n % 8 {
             0 => item.push_str(r#","tags":["kitchen","outdoor","sale"],"weight_g":480"#),
