@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::{Future, poll_fn};
 use std::io::IoSlice;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -23,6 +23,9 @@ use crate::stream::Stream;
 
 /// Frames gathered into one write.
 const GATHER: usize = 32;
+
+/// Calls in a row that may run out of time before the connection is given up.
+const TIMEOUTS_MAX: u32 = 5;
 
 /// The engine's answer to one call. Its bytes may be plaintext, so it has no `Debug`.
 pub struct AnswerFrame(Bytes);
@@ -67,6 +70,8 @@ pub(crate) struct Connection {
     state: Mutex<State>,
     in_flight: Arc<AtomicUsize>,
     max_in_flight: usize,
+    /// Calls in a row that ran out of time.
+    timeouts: AtomicU32,
 }
 
 impl Connection {
@@ -77,7 +82,8 @@ impl Connection {
         max_in_flight: usize,
         in_flight: Arc<AtomicUsize>,
     ) -> Arc<Self> {
-        let connection = Arc::new(Self { state: Mutex::default(), in_flight, max_in_flight });
+        let connection =
+            Arc::new(Self { state: Mutex::default(), in_flight, max_in_flight, timeouts: AtomicU32::new(0) });
         let driver = Driver {
             // When the runtime goes, the driver is dropped, and every caller learns it.
             connection: CloseOnDrop(Arc::clone(&connection)),
@@ -111,6 +117,14 @@ impl Connection {
     ) -> Result<(FrameKind, AnswerFrame), LinkError> {
         let call = self.begin(kind, body, deadline)?;
         let answer = poll_fn(|cx| call.poll(cx)).await;
+        match answer {
+            Ok(_) => self.timeouts.store(0, Ordering::Relaxed),
+            // A peer that lost the connection without a word answers nothing for ever: leave it, so that the next call dials.
+            Err(LinkError::Timeout) if self.timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= TIMEOUTS_MAX => {
+                self.close(LinkError::Closed);
+            }
+            Err(_) => {}
+        }
         answer.map(|(kind, body)| (kind, AnswerFrame(body)))
     }
 
@@ -148,7 +162,7 @@ impl Connection {
         }
         state.closed = Some(error);
         state.queue.clear();
-        let mut wakers = Vec::new();
+        let mut wakers: Vec<Waker> = state.driver.take().into_iter().collect();
         for slot in state.slots.values_mut() {
             if let Slot::Waiting(waker) = slot {
                 wakers.extend(waker.take());
@@ -176,7 +190,11 @@ impl Call<'_> {
             }
             Some(slot) => match std::mem::replace(slot, Slot::Failed(LinkError::Closed)) {
                 Slot::Done(kind, body) => Poll::Ready(Ok((kind, body))),
-                Slot::Failed(error) => Poll::Ready(Err(error)),
+                // What it failed of stays: a call that ran out of time may still be answered.
+                Slot::Failed(error) => {
+                    *slot = Slot::Failed(error);
+                    Poll::Ready(Err(error))
+                }
                 Slot::Waiting(_) => Poll::Pending,
             },
             None => Poll::Ready(Err(LinkError::Closed)),
@@ -225,7 +243,13 @@ impl Driver {
     /// Ready when the connection is at its end, with the reason.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<LinkError> {
         // The waker goes in first: a caller that queues from here on wakes us again.
-        self.connection.0.lock().driver = Some(cx.waker().clone());
+        {
+            let mut state = self.connection.0.lock();
+            if let Some(error) = state.closed {
+                return Poll::Ready(error);
+            }
+            state.driver = Some(cx.waker().clone());
+        }
         if let Poll::Ready(error) = self.poll_write(cx) {
             return Poll::Ready(error);
         }
