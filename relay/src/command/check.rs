@@ -17,17 +17,17 @@ pub fn run(args: &Check) -> ExitCode {
         Format::Json => println!("{}", report.to_json()),
         Format::Text => {
             print!("{}", report.to_text(colours(&std::io::stdout())));
-            let count = report.faults().len();
-            match (good, count) {
-                (true, 0) => println!("{}: good", args.rules.config.display()),
-                (true, n) => println!("{}: good, with {n} warning(s)", args.rules.config.display()),
-                (false, n) => println!("{}: refused, {n} finding(s)", args.rules.config.display()),
+            let file = args.rules.config.display();
+            match (good, report.count()) {
+                (true, (_, 0)) => println!("{file}: good"),
+                (true, (_, warnings)) => println!("{file}: good, warnings: {warnings}"),
+                (false, (errors, warnings)) => println!("{file}: refused, errors: {errors}, warnings: {warnings}"),
             }
         }
     }
-    match (good, report.faults().is_empty()) {
+    match (good, report.count()) {
         (false, _) => ExitCode::from(BAD_INPUT),
-        (true, false) if args.strict => ExitCode::FAILURE,
+        (true, (_, 1..)) if args.strict => ExitCode::FAILURE,
         (true, _) => ExitCode::SUCCESS,
     }
 }

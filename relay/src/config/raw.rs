@@ -1,32 +1,20 @@
-//! The rules file as people write it. These types generate the schema, which knows no other keys; [`structure`] tells those, and serde skips them.
+//! The rules file as people write it. These types generate the schema; [`structure`] holds the file against it, tells every fault
+//! and takes it out, so that the rest can be read and checked in the same run. What the schema requires is therefore optional
+//! here: where it is absent, that is told already.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
-use serde_saphyr::Spanned;
+use serde::de::{Deserializer, SeqAccess, Visitor};
+
+pub use super::tree::At;
 
 use super::report::{Place, Report};
+use super::structure;
 use super::tree::{self, Node};
-use super::{structure, tree::place};
-
-/// A value and its place in the file.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(bound(deserialize = "T: serde::de::DeserializeOwned"), transparent)]
-pub struct At<T>(Spanned<T>);
-
-impl<T> At<T> {
-    /// Where it stands.
-    pub fn place(&self) -> Place {
-        place(&self.0.referenced)
-    }
-
-    /// The value.
-    pub fn get(&self) -> &T {
-        &self.0.value
-    }
-}
 
 impl<T: JsonSchema> JsonSchema for At<T> {
     fn inline_schema() -> bool {
@@ -47,23 +35,49 @@ impl<T: JsonSchema> JsonSchema for At<T> {
 }
 
 /// One text or a list of them.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[derive(Debug, Clone, JsonSchema)]
+#[schemars(untagged)]
 pub enum OneOrMany {
     /// One.
     One(String),
     /// Several.
-    Many(Vec<String>),
+    Many(Vec<At<String>>),
 }
 
-impl OneOrMany {
-    /// As a list.
-    #[must_use]
-    pub fn list(&self) -> &[String] {
-        match self {
-            Self::One(one) => std::slice::from_ref(one),
-            Self::Many(many) => many,
+impl At<OneOrMany> {
+    /// As a list, each with its place.
+    pub fn list(&self) -> Vec<(Place, &str)> {
+        match self.get() {
+            OneOrMany::One(one) => vec![(self.place(), one)],
+            OneOrMany::Many(many) => many.iter().map(|at| (at.place(), at.get().as_str())).collect(),
         }
+    }
+}
+
+// Derived, it would go over a copy that has lost the places.
+impl<'de> Deserialize<'de> for OneOrMany {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = OneOrMany;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text or a list of texts")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<OneOrMany, E> {
+                Ok(OneOrMany::One(text.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<OneOrMany, A::Error> {
+                let mut many = Vec::new();
+                while let Some(one) = list.next_element()? {
+                    many.push(one);
+                }
+                Ok(OneOrMany::Many(many))
+            }
+        }
+        deserializer.deserialize_any(Either)
     }
 }
 
@@ -73,7 +87,8 @@ impl OneOrMany {
 #[schemars(title = "relay rules")]
 pub struct File {
     /// The encryption engine.
-    pub engine: Engine,
+    #[schemars(required)]
+    pub engine: Option<Engine>,
     /// Sites that requests come in for: a reverse proxy in front of backends.
     #[serde(default)]
     pub inbound: Vec<At<Inbound>>,
@@ -97,9 +112,11 @@ pub struct File {
 #[schemars(deny_unknown_fields)]
 pub struct Engine {
     /// `unix:///path`, `vsock://cid:port`, `hybrid:///path:port`; several are alternatives.
-    pub endpoints: Vec<At<String>>,
+    #[schemars(required)]
+    pub endpoints: Option<At<Vec<At<String>>>>,
     /// The tenant that owns the keys.
-    pub app: At<String>,
+    #[schemars(required)]
+    pub app: Option<At<String>>,
     /// Total time of one call, for example `250ms`.
     pub timeout: Option<At<String>>,
     /// Connections of each worker thread to each endpoint.
@@ -114,13 +131,18 @@ pub struct Engine {
 #[schemars(deny_unknown_fields)]
 pub struct Inbound {
     /// Address and port, for example `0.0.0.0:8080`.
-    pub listen: At<String>,
+    #[schemars(required)]
+    pub listen: Option<At<String>>,
     /// Host names that this site serves: exact, or `*.suffix`.
-    pub hosts: Vec<At<String>>,
+    #[schemars(required)]
+    pub hosts: Option<At<Vec<At<String>>>>,
     /// `http://host:port` or `https://…`; several are balanced.
-    pub backend: At<OneOrMany>,
+    #[schemars(required)]
+    pub backend: Option<At<OneOrMany>>,
     /// PEM file of the only authorities that are trusted for https backends; the system's when absent.
     pub backend_ca: Option<At<String>>,
+    /// The name that https backends prove by their certificates; the URL's when absent.
+    pub backend_name: Option<At<String>>,
     /// How the backends' health is checked.
     pub health: Option<Health>,
     /// All rules that a request meets apply, in order.
@@ -150,9 +172,11 @@ pub struct Inbound {
 #[schemars(deny_unknown_fields)]
 pub struct Outbound {
     /// Address and port, for example `127.0.0.1:8081`.
-    pub listen: At<String>,
+    #[schemars(required)]
+    pub listen: Option<At<String>>,
     /// The third parties that can be reached.
-    pub destinations: Vec<At<Destination>>,
+    #[schemars(required)]
+    pub destinations: Option<At<Vec<At<Destination>>>>,
     /// Limits of the listener's connections.
     pub connections: Option<At<Connections>>,
 }
@@ -162,11 +186,17 @@ pub struct Outbound {
 #[schemars(deny_unknown_fields)]
 pub struct Destination {
     /// Requests with this Host, or under `/host/…`.
-    pub host: At<String>,
-    /// `https://host[:port]`, or `http://…` in tests.
-    pub upstream: At<String>,
+    #[schemars(required)]
+    pub host: Option<At<String>>,
+    /// `https://host[:port]`, or `http://…` in tests; several are balanced.
+    #[schemars(required)]
+    pub upstream: Option<At<OneOrMany>>,
     /// PEM file of the only authorities that are trusted; the system's when absent.
     pub ca: Option<At<String>>,
+    /// The name that the certificate must prove; the URL's when absent.
+    pub name: Option<At<String>>,
+    /// How the servers' health is checked.
+    pub health: Option<Health>,
     /// All rules that a request meets apply, in order.
     #[serde(default)]
     pub rules: Vec<At<Rule>>,
@@ -209,14 +239,14 @@ pub struct Rule {
 #[schemars(deny_unknown_fields)]
 pub struct Match {
     /// Methods in upper case; all when absent. GET stands for HEAD too.
-    pub methods: Option<At<Vec<String>>>,
+    pub methods: Option<At<Vec<At<String>>>>,
     /// Path patterns: `*` is any part of one segment, `**` any number of segments.
     pub path: Option<At<OneOrMany>>,
-    /// Headers that must be there: a value, or `"*"` for any.
+    /// Headers that must be there: a value in which `*` is any text, so that `"*"` asks only that the header is there.
     #[serde(default)]
     pub headers: BTreeMap<String, At<String>>,
     /// Media types that the selectors understand; another is refused with 415. `application/json` and `application/*+json` when absent.
-    pub media_types: Option<Vec<At<String>>>,
+    pub media_types: Option<At<Vec<At<String>>>>,
 }
 
 /// What is done to a body.
@@ -242,8 +272,7 @@ pub struct ResponseActions {
     #[serde(default)]
     pub open: Vec<At<Open>>,
     /// Statuses that this is for: `200`, `200-299`; all when absent.
-    #[serde(default)]
-    pub status: Vec<At<Status>>,
+    pub status: Option<At<Vec<At<Status>>>>,
 }
 
 /// One status or a range of them.
@@ -261,9 +290,11 @@ pub enum Status {
 #[schemars(deny_unknown_fields)]
 pub struct Seal {
     /// JSONPath (RFC 9535) of the values.
-    pub select: At<String>,
+    #[schemars(required)]
+    pub select: Option<At<String>>,
     /// The class of data that they belong to.
-    pub role: At<String>,
+    #[schemars(required)]
+    pub role: Option<At<String>>,
     /// Equal values give equal tokens. The engine must declare the role so.
     #[serde(default)]
     pub deterministic: bool,
@@ -299,7 +330,8 @@ pub struct Open {
     #[serde(default)]
     pub anywhere: bool,
     /// The roles that may be opened here.
-    pub roles: Vec<At<String>>,
+    #[schemars(required)]
+    pub roles: Option<At<Vec<At<String>>>>,
     /// What happens when a token may not be opened.
     #[serde(default)]
     pub on_refused: OnRefused,
@@ -411,9 +443,9 @@ pub enum Log {
 }
 
 impl File {
-    /// Reads the text; `None` when its structure has faults, which the report then tells, all of them.
-    pub(super) fn read(text: &str, report: &mut Report) -> Option<Self> {
-        let node: Node = match serde_saphyr::from_str(text) {
+    /// Reads the text, whatever of it fits; what does not is told. `None` when nothing can be read.
+    pub(super) fn read(text: &str, report: &mut Report) -> Option<At<Self>> {
+        let mut node: Node = match serde_saphyr::from_str(text) {
             Ok(node) => node,
             Err(error) => {
                 syntax(&error, report);
@@ -426,14 +458,14 @@ impl File {
         }
         let schema = schemars::schema_for!(Self).to_value();
         let definitions = schema.get("$defs").and_then(|d| d.as_object()).cloned().unwrap_or_default();
-        let fits = structure::check(&node, &schema, &definitions, report);
-        match serde_saphyr::from_str(text) {
-            // Unknown keys are told already and stand in nobody's way: the rest of the file is checked all the same.
+        if !structure::check(&mut node, &schema, &definitions, report) {
+            return None;
+        }
+        match At::deserialize(&node) {
             Ok(file) => Some(file),
-            Err(_) if !fits => None,
-            // The schema lets a number through that does not fit its type.
+            // The schema lets through what these types do not take: a defect of ours, and no reason to go on.
             Err(error) => {
-                syntax(&error, report);
+                report.error(node.place, format!("cannot be read: {error}"), None);
                 None
             }
         }
@@ -441,7 +473,7 @@ impl File {
 }
 
 fn syntax(error: &serde_saphyr::Error, report: &mut Report) {
-    let at = error.location().map(|l| place(&l)).unwrap_or_default();
+    let at = error.location().map(|l| tree::place(&l)).unwrap_or_default();
     let message = error.to_string();
     let first = message.lines().next().unwrap_or_default();
     report.error(at, format!("not readable as YAML: {first}"), None);

@@ -23,6 +23,8 @@ pub enum Severity {
     Error,
     /// The file works, but perhaps not as its author thinks.
     Warning,
+    /// What the file does, for those who answer for it.
+    Note,
 }
 
 /// One thing about one place of the file.
@@ -71,6 +73,52 @@ impl Report {
         self.faults.push(Fault { severity: Severity::Warning, place, cause: cause.into(), hint });
     }
 
+    pub(crate) fn note(&mut self, place: Place, cause: impl Into<String>, hint: Option<String>) {
+        self.faults.push(Fault { severity: Severity::Note, place, cause: cause.into(), hint });
+    }
+
+    /// The place of a byte in the text that stands at `place`, whichever way YAML quotes it there.
+    pub(crate) fn inside(&self, place: Place, offset: usize) -> Place {
+        let line = place.line.checked_sub(1).and_then(|at| self.lines.get(at));
+        let mut written = line.map_or("", String::as_str).chars().skip(place.column.saturating_sub(1)).peekable();
+        let quote = match written.peek() {
+            Some('|' | '>') | None => return place,
+            Some(quote @ ('"' | '\'')) => Some(*quote),
+            Some(_) => None,
+        };
+        let mut column = place.column;
+        if quote.is_some() {
+            written.next();
+            column += 1;
+        }
+        let mut bytes = 0;
+        while bytes < offset {
+            let Some(character) = written.next() else { return Place { column, ..place } };
+            let mut width = 1;
+            bytes += match (quote, character) {
+                (Some('\''), '\'') => {
+                    width += usize::from(written.next().is_some());
+                    1
+                }
+                (Some('"'), '\\') => {
+                    let digits = match written.next() {
+                        Some('x') => 2,
+                        Some('u') => 4,
+                        Some('U') => 8,
+                        _ => 0,
+                    };
+                    let code: String = written.by_ref().take(digits).collect();
+                    width += 1 + digits;
+                    let decoded = u32::from_str_radix(&code, 16).ok().and_then(char::from_u32);
+                    decoded.map_or(1, char::len_utf8)
+                }
+                (_, character) => character.len_utf8(),
+            };
+            column += width;
+        }
+        Place { column, ..place }
+    }
+
     pub(crate) fn sort(&mut self) {
         self.faults.sort_by_key(|f| f.place);
         self.faults.dedup();
@@ -88,10 +136,18 @@ impl Report {
         self.faults.iter().any(|f| f.severity == Severity::Error)
     }
 
-    /// Each fault in one line, for the log.
+    /// The number of errors and of warnings.
+    #[must_use]
+    pub fn count(&self) -> (usize, usize) {
+        let of = |severity| self.faults.iter().filter(|f| f.severity == severity).count();
+        (of(Severity::Error), of(Severity::Warning))
+    }
+
+    /// Each error and warning in one line, for the log.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
-        self.faults.iter().map(|f| format!("line {}: {}", f.place.line, f.cause)).collect()
+        let told = self.faults.iter().filter(|f| f.severity != Severity::Note);
+        told.map(|f| format!("line {}: {}", f.place.line, f.cause)).collect()
     }
 
     /// For programs: one JSON object with `file` and `faults`.
@@ -113,6 +169,7 @@ impl Report {
             let (name, on) = match fault.severity {
                 Severity::Error => ("error", "\u{1b}[31;1m"),
                 Severity::Warning => ("warning", "\u{1b}[33;1m"),
+                Severity::Note => ("note", "\u{1b}[36;1m"),
             };
             let (on, off) = if colour { (on, "\u{1b}[0m") } else { ("", "") };
             let Place { line, column } = fault.place;
@@ -147,17 +204,21 @@ pub(crate) fn did_you_mean<'a>(written: &str, candidates: impl IntoIterator<Item
         .map(|(_, c)| c)
 }
 
-/// Levenshtein's distance, in bytes: keys are ASCII.
+/// How many letters are wrong, missing, too many or swapped with their neighbour, in bytes: keys are ASCII.
 fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.bytes().enumerate() {
-            let substituted = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    let mut before = vec![0; b.len() + 1];
+    let mut above: Vec<usize> = (0..=b.len()).collect();
+    for i in 1..=a.len() {
+        let mut row = vec![i; b.len() + 1];
+        for j in 1..=b.len() {
+            let changed = above[j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            row[j] = changed.min(above[j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                row[j] = row[j].min(before[j - 2] + 1);
+            }
         }
+        before = std::mem::replace(&mut above, row);
     }
-    row[b.len()]
+    above[b.len()]
 }

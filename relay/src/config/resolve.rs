@@ -15,9 +15,10 @@ use super::resolved::{
     Admin, Config, ConnectionLimits, Engine, HealthCheck, HostTable, Listener, LogFormat, MessageLimits, Server, Side,
     Site, Upstream, UpstreamTls,
 };
-use super::sites::{Rules, Shared, file};
+use super::sites::{Rules, Shared, authorities};
 use super::units;
-use crate::rules::host::is_name;
+use crate::rules::host::{is_name, normal_host};
+use crate::rules::path::NormalPath;
 
 /// Largest body that can be ruled: a value of that size still fits one engine call.
 const BODY_MAX: usize = 16 * 1024 * 1024;
@@ -26,39 +27,50 @@ const BODY_MAX: usize = 16 * 1024 * 1024;
 const TIME_MAX: Duration = Duration::from_secs(7 * 86_400);
 
 /// Resolves the whole file; `None` only where nothing sensible is left.
-pub(super) fn resolve(raw: &raw::File, folder: &Path, hash: [u8; 32], report: &mut Report) -> Option<Config> {
-    let mut resolver = Resolver { folder, report };
-    let engine = resolver.engine(&raw.engine);
+pub(super) fn resolve(file: &At<raw::File>, folder: &Path, hash: [u8; 32], report: &mut Report) -> Option<Config> {
+    let raw = file.get();
+    let mut resolver = Resolver { folder, report, listening: Vec::new() };
+    let engine = raw.engine.as_ref().and_then(|engine| resolver.engine(engine));
     let inbound = resolver.inbound(&raw.inbound);
     let outbound = resolver.outbound(&raw.outbound);
-    resolver.same_address(&inbound, &outbound, &raw.outbound);
-    if raw.inbound.is_empty() && raw.outbound.is_empty() {
-        resolver.report.error(
-            Place { line: 1, column: 1 },
-            "nothing to do: neither `inbound` nor `outbound` has an entry",
-            None,
-        );
+    if raw.inbound.is_empty() && raw.outbound.is_empty() && !file.is_pruned() {
+        let cause = "nothing to do: neither `inbound` nor `outbound` has an entry";
+        resolver.report.error(Place { line: 1, column: 1 }, cause, None);
     }
     let admin = resolver.admin(&raw.admin);
-    let threads = raw.threads.as_ref().and_then(|t| resolver.count(Some(t), 1, 1..=1024).into());
-    Some(Config {
-        engine: engine?,
-        inbound,
-        outbound,
-        admin,
-        log: match raw.log {
-            raw::Log::Human => LogFormat::Human,
-            raw::Log::Json => LogFormat::Json,
-        },
-        threads,
-        grace: resolver.time(raw.grace.as_ref(), Duration::from_secs(30)),
-        hash,
-    })
+    resolver.same_address();
+    let threads = raw.threads.as_ref().map(|t| resolver.count(Some(t), 1, 1..=1024));
+    let grace = resolver.time(raw.grace.as_ref(), Duration::from_secs(30));
+    let log = match raw.log {
+        raw::Log::Human => LogFormat::Human,
+        raw::Log::Json => LogFormat::Json,
+    };
+    Some(Config { engine: engine?, inbound, outbound, admin, log, threads, grace, hash })
+}
+
+/// What listens on an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Inbound,
+    Outbound,
+    Admin,
+}
+
+impl Use {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Inbound => "the inbound relay",
+            Self::Outbound => "the outbound relay",
+            Self::Admin => "the admin listener",
+        }
+    }
 }
 
 struct Resolver<'a> {
     folder: &'a Path,
     report: &'a mut Report,
+    /// Every address as written, what for, and where in the file.
+    listening: Vec<(SocketAddr, Use, Place)>,
 }
 
 impl Resolver<'_> {
@@ -106,7 +118,7 @@ impl Resolver<'_> {
 
     fn engine(&mut self, raw: &raw::Engine) -> Option<Engine> {
         let mut endpoints = Vec::new();
-        for text in &raw.endpoints {
+        for text in raw.endpoints.iter().flat_map(At::get) {
             match text.get().parse::<Endpoint>() {
                 Ok(endpoint) => endpoints.push(endpoint),
                 Err(error) => {
@@ -114,56 +126,68 @@ impl Resolver<'_> {
                 }
             }
         }
-        if raw.endpoints.is_empty() {
-            self.report.error(
-                raw.app.place(),
-                "the engine has no endpoint",
-                Some("endpoints: [\"unix:///run/e3/e3.sock\"]".to_owned()),
-            );
+        if let Some(list) = raw.endpoints.as_ref().filter(|list| list.get().is_empty() && !list.is_pruned()) {
+            let hint = "endpoints: [\"unix:///run/e3/e3.sock\"]".to_owned();
+            self.report.error(list.place(), "the engine has no endpoint", Some(hint));
         }
-        if !raw.development
-            && let Some(first) = raw.endpoints.first()
-        {
+        if let (false, Some(list)) = (raw.development, &raw.endpoints) {
+            let place = list.get().first().map_or(list.place(), At::place);
             let hint =
                 "set development: true to accept an engine that proves nothing; this version has no attested link yet";
-            self.report.error(first.place(), "the engine would not be attested", Some(hint.to_owned()));
+            self.report.error(place, "the engine would not be attested", Some(hint.to_owned()));
         }
-        let app = App::parse(raw.app.get()).map_err(|error| {
-            self.report.error(raw.app.place(), format!("`{}` is no app", raw.app.get()), Some(error.to_string()))
+        let app = raw.app.as_ref().and_then(|app| match App::parse(app.get()) {
+            Ok(app) => Some(app),
+            Err(error) => {
+                self.report.error(app.place(), format!("`{}` is no app", app.get()), Some(error.to_string()));
+                None
+            }
         });
         let timeout = self.time(raw.timeout.as_ref(), Duration::from_millis(250));
         let connections = self.count(raw.connections.as_ref(), 1, 1..=64);
-        Some(Engine { endpoints, app: app.ok()?, timeout, connections, development: raw.development })
+        Some(Engine { endpoints, app: app?, timeout, connections, development: raw.development })
     }
 
-    fn address(&mut self, text: &At<String>) -> Option<SocketAddr> {
-        let address = text.get().parse();
-        if address.is_err() {
+    fn address(&mut self, text: &At<String>, for_what: Use) -> Option<SocketAddr> {
+        let Ok(address) = text.get().parse() else {
             let hint = "an address and a port: 0.0.0.0:8080 or [::1]:8080";
-            self.report.error(
-                text.place(),
-                format!("`{}` is no address to listen on", text.get()),
-                Some(hint.to_owned()),
-            );
-        }
-        address.ok()
+            let cause = format!("`{}` is no address to listen on", text.get());
+            self.report.error(text.place(), cause, Some(hint.to_owned()));
+            return None;
+        };
+        self.listening.push((address, for_what, text.place()));
+        Some(address)
     }
 
     fn inbound(&mut self, raw: &[At<raw::Inbound>]) -> Vec<Listener> {
         let mut listeners: BTreeMap<SocketAddr, (Listener, bool)> = BTreeMap::new();
         for entry in raw {
             let site = entry.get();
-            let hosts: Vec<_> = site.hosts.iter().filter_map(|h| self.host(h)).collect();
-            if site.hosts.is_empty() {
-                self.report.error(entry.place(), "the site has no host", Some("hosts: [api.example.com]".to_owned()));
+            let hosts: Vec<_> = site.hosts.iter().flat_map(At::get).filter_map(|h| self.host(h)).collect();
+            if let Some(list) = site.hosts.as_ref().filter(|list| list.get().is_empty() && !list.is_pruned()) {
+                self.report.error(list.place(), "the site has no host", Some("hosts: [api.example.com]".to_owned()));
             }
-            let upstream =
-                self.upstream(&site.backend, site.backend_ca.as_ref(), site.health.as_ref(), &site.limits, false);
-            let rules = Rules { side: Side::Inbound, fold_case: site.fold_case, report: self.report }
-                .resolve(&site.rules, site.unruled);
+            let written = Written {
+                urls: site.backend.as_ref(),
+                name: site.backend_name.as_ref(),
+                ca: site.backend_ca.as_ref(),
+                health: site.health.as_ref(),
+                limits: &site.limits,
+                own_host: false,
+            };
+            let upstream = self.upstream(&written);
+            let rules = Rules {
+                side: Side::Inbound,
+                fold_case: site.fold_case,
+                underscore_headers: site.underscore_headers,
+                unruled: site.unruled,
+                report: self.report,
+            };
+            let rules = rules.resolve(&site.rules);
             let limits = self.limits(&site.limits);
             let connections = site.connections.as_ref().map(|c| (c.place(), self.connections(c.get())));
-            let (Some(address), Some(upstream)) = (self.address(&site.listen), upstream) else { continue };
+            let address = site.listen.as_ref().and_then(|text| self.address(text, Use::Inbound));
+            let (Some(address), Some(upstream)) = (address, upstream) else { continue };
             let built = Shared::new(Site {
                 name: hosts.first().map_or_else(|| "-".into(), |(_, h)| h.clone()),
                 hosts: hosts.iter().map(|(_, h)| h.clone()).collect(),
@@ -203,33 +227,25 @@ impl Resolver<'_> {
         let mut listeners = Vec::<Listener>::new();
         for entry in raw {
             let raw = entry.get();
-            let address = self.address(&raw.listen);
+            let address = raw.listen.as_ref().and_then(|text| self.address(text, Use::Outbound));
             let limits = raw.connections.as_ref().map(|c| self.connections(c.get()));
-            if let Some(address) = address.filter(|a| !a.ip().is_loopback()) {
+            if let (Some(address), Some(text)) = (address.filter(|a| !a.ip().is_loopback()), &raw.listen) {
                 let hint = "anyone who reaches it can have tokens opened towards the destinations";
                 self.report.warn(
-                    raw.listen.place(),
+                    text.place(),
                     format!("the outbound relay listens on {address}, not on loopback"),
                     Some(hint.to_owned()),
                 );
             }
             let mut listener = empty(address.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))), Side::Outbound);
             listener.limits = limits.unwrap_or(listener.limits);
-            for destination in &raw.destinations {
+            for destination in raw.destinations.iter().flat_map(At::get) {
                 self.destination(destination, &mut listener.sites);
             }
-            if raw.destinations.is_empty() {
-                self.report.error(entry.place(), "the listener has no destination", None);
+            if let Some(list) = raw.destinations.as_ref().filter(|list| list.get().is_empty() && !list.is_pruned()) {
+                self.report.error(list.place(), "the listener has no destination", None);
             }
             listener.sites.suffixes.sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.len()));
-            if address.is_some() && listeners.iter().any(|l| l.listen == listener.listen) {
-                let hint = "put the destinations of one address under one entry";
-                self.report.error(
-                    raw.listen.place(),
-                    format!("{} is listened on twice", listener.listen),
-                    Some(hint.to_owned()),
-                );
-            }
             listeners.push(listener);
         }
         listeners
@@ -237,11 +253,24 @@ impl Resolver<'_> {
 
     fn destination(&mut self, entry: &At<raw::Destination>, table: &mut HostTable) {
         let raw = entry.get();
-        let host = self.host(&raw.host);
-        let one = raw::OneOrMany::One(raw.upstream.get().clone());
-        let upstream = self.upstream_at(raw.upstream.place(), &one, raw.ca.as_ref(), None, &raw.limits, true);
-        let rules = Rules { side: Side::Outbound, fold_case: raw.fold_case, report: self.report }
-            .resolve(&raw.rules, raw.unruled);
+        let host = raw.host.as_ref().and_then(|host| self.host(host));
+        let written = Written {
+            urls: raw.upstream.as_ref(),
+            name: raw.name.as_ref(),
+            ca: raw.ca.as_ref(),
+            health: raw.health.as_ref(),
+            limits: &raw.limits,
+            own_host: true,
+        };
+        let upstream = self.upstream(&written);
+        let rules = Rules {
+            side: Side::Outbound,
+            fold_case: raw.fold_case,
+            underscore_headers: raw.underscore_headers,
+            unruled: raw.unruled,
+            report: self.report,
+        };
+        let rules = rules.resolve(&raw.rules);
         let limits = self.limits(&raw.limits);
         let (Some((place, host)), Some(upstream)) = (host, upstream) else { return };
         let site = Shared::new(Site {
@@ -292,87 +321,83 @@ impl Resolver<'_> {
         }
     }
 
-    fn upstream(
-        &mut self,
-        urls: &At<raw::OneOrMany>,
-        ca: Option<&At<String>>,
-        health: Option<&raw::Health>,
-        limits: &raw::Limits,
-        own_host: bool,
-    ) -> Option<Upstream> {
-        self.upstream_at(urls.place(), urls.get(), ca, health, limits, own_host)
-    }
-
-    fn upstream_at(
-        &mut self,
-        place: Place,
-        urls: &raw::OneOrMany,
-        ca: Option<&At<String>>,
-        health: Option<&raw::Health>,
-        limits: &raw::Limits,
-        own_host: bool,
-    ) -> Option<Upstream> {
-        let mut servers = Vec::new();
-        let mut first: Option<(bool, String, String)> = None;
-        for text in urls.list() {
-            let Some((tls, host, port, path)) = self.url(place, text) else { continue };
-            match &first {
-                Some((other, _, base)) if *other != tls || *base != path => {
-                    let hint = "servers that are balanced share scheme and path";
-                    self.report.error(
-                        place,
-                        format!("`{text}` is of another kind than the first"),
-                        Some(hint.to_owned()),
-                    );
-                }
-                Some(_) => {}
-                None => first = Some((tls, host.clone(), path)),
+    fn upstream(&mut self, written: &Written<'_>) -> Option<Upstream> {
+        let ca = written.ca.and_then(|ca| authorities(ca, self.folder, self.report));
+        let health = written.health.map(|h| self.health(h));
+        let pool_idle = self.count(written.limits.pool_idle.as_ref(), 64, 0..=100_000);
+        let pool_idle_timeout = self.time(written.limits.pool_idle_time.as_ref(), Duration::from_secs(55));
+        let urls = written.urls?;
+        let list = urls.list();
+        if list.is_empty() && !urls.is_pruned() {
+            self.report.error(urls.place(), "no server is named", Some("http://127.0.0.1:9000".to_owned()));
+        }
+        let servers: Vec<_> = list.iter().filter_map(|(place, text)| Some((*place, self.url(*place, text)?))).collect();
+        let (_, first) = servers.first()?;
+        for (place, other) in &servers {
+            if other.tls != first.tls || other.path != first.path {
+                let hint = "servers that are balanced share scheme and path";
+                self.report.error(*place, "this server is of another kind than the first", Some(hint.to_owned()));
+            } else if first.tls && other.host != first.host && written.name.is_none() {
+                let hint = "say in `backend_name` (inbound) or `name` (outbound) which name all of them prove";
+                let cause = "this server's certificate would be held against the name of the first";
+                self.report.error(*place, cause, Some(hint.to_owned()));
             }
-            servers.push(Server { host: host.into(), port });
         }
-        if urls.list().is_empty() {
-            self.report.error(place, "no server is named", Some("http://127.0.0.1:9000".to_owned()));
+        if !first.tls {
+            for text in [written.ca, written.name].into_iter().flatten() {
+                let hint = "write https:// in the URL, or take this out";
+                self.report.error(
+                    text.place(),
+                    "this is for TLS, and the upstream is plain http",
+                    Some(hint.to_owned()),
+                );
+            }
         }
-        let ca_file = ca.and_then(|ca| file(ca, self.folder, self.report));
-        let (tls, host, base_path) = first?;
-        if let (Some(ca), false) = (ca, tls) {
-            self.report.error(ca.place(), "authorities are named, but the upstream is plain http", None);
+        let name = written.name.map_or(first.host.as_str(), |name| name.get());
+        let server_name: &str = name.trim_start_matches('[').trim_end_matches(']');
+        if let Some(name) =
+            written.name.filter(|_| !is_name(server_name) && server_name.parse::<std::net::IpAddr>().is_err())
+        {
+            self.report.error(name.place(), format!("`{}` is no host name", name.get()), None);
         }
-        let port = servers.first().map_or(0, |s| s.port);
-        let usual = if tls { 443 } else { 80 };
-        let host_header = if port == usual { host.clone() } else { format!("{host}:{port}") };
-        let pool_idle = self.count(limits.pool_idle.as_ref(), 64, 0..=100_000);
-        let pool_idle_timeout = self.time(limits.pool_idle_time.as_ref(), Duration::from_secs(55));
-        let health = health.map(|h| self.health(h));
-        let server_name = host.trim_start_matches('[').trim_end_matches(']').into();
+        let usual = if first.tls { 443 } else { 80 };
+        let host = if first.port == usual { first.host.clone() } else { format!("{}:{}", first.host, first.port) };
         Some(Upstream {
-            servers,
-            tls: tls.then_some(UpstreamTls { server_name, ca: ca_file }),
-            host: own_host.then(|| host_header.into()),
-            base_path: base_path.trim_end_matches('/').into(),
+            tls: first.tls.then(|| UpstreamTls { server_name: server_name.into(), ca }),
+            host: written.own_host.then(|| host.into()),
+            base_path: first.path.trim_end_matches('/').into(),
+            servers: servers.iter().map(|(_, s)| Server { host: s.host.as_str().into(), port: s.port }).collect(),
             health,
             pool_idle,
             pool_idle_timeout,
         })
     }
 
-    fn url(&mut self, place: Place, text: &str) -> Option<(bool, String, u16, String)> {
-        let fault = |this: &mut Self, hint: &str| {
-            this.report.error(place, format!("`{text}` is no upstream"), Some(hint.to_owned()));
+    fn url(&mut self, place: Place, text: &str) -> Option<Url> {
+        let mut fault = |hint: &str| {
+            self.report.error(place, format!("`{text}` is no upstream"), Some(hint.to_owned()));
             None
         };
-        let Ok(uri) = text.parse::<Uri>() else { return fault(self, "http://host:port or https://host") };
+        let Ok(uri) = text.parse::<Uri>() else { return fault("http://host:port or https://host") };
         let tls = match uri.scheme_str() {
             Some("http") => false,
             Some("https") => true,
-            _ => return fault(self, "it starts with http:// or https://"),
+            _ => return fault("it starts with http:// or https://"),
         };
-        if uri.query().is_some() || uri.authority().is_some_and(|a| a.as_str().contains('@')) {
-            return fault(self, "it has neither a query nor user information");
+        if text.contains(['?', '#', '@']) {
+            return fault("it has no query, no fragment and no user information");
         }
-        let Some(host) = uri.host().filter(|h| !h.is_empty()) else { return fault(self, "it names a host") };
+        let (Some(host), Some(authority)) = (uri.host().filter(|h| !h.is_empty()), uri.authority()) else {
+            return fault("it names a host");
+        };
+        if normal_host(authority.as_str()).is_none() {
+            return fault("it names a host, and perhaps a port from 1 to 65535");
+        }
+        if NormalPath::read(uri.path()).is_err() {
+            return fault("its path has no empty or dot segments and nothing else that servers could read differently");
+        }
         let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
-        Some((tls, host.to_owned(), port, uri.path().to_owned()))
+        Some(Url { tls, host: host.to_owned(), port, path: uri.path().to_owned() })
     }
 
     fn health(&mut self, raw: &raw::Health) -> HealthCheck {
@@ -422,7 +447,7 @@ impl Resolver<'_> {
             None => Some(SocketAddr::from(([127, 0, 0, 1], 9180))),
             Some(text) if text.get() == "off" => None,
             Some(text) => {
-                let address = self.address(text);
+                let address = self.address(text, Use::Admin);
                 if let Some(address) = address.filter(|a| !a.ip().is_loopback()) {
                     let hint = "it tells hosts, rules and the engine's state to whoever reaches it";
                     self.report.warn(
@@ -437,18 +462,50 @@ impl Resolver<'_> {
         Admin { listen }
     }
 
-    fn same_address(&mut self, inbound: &[Listener], outbound: &[Listener], raw: &[At<raw::Outbound>]) {
-        for (listener, raw) in outbound.iter().zip(raw) {
-            if listener.listen.port() != 0 && inbound.iter().any(|l| l.listen == listener.listen) {
-                let hint = "an address is inbound or outbound";
-                self.report.error(
-                    raw.get().listen.place(),
-                    format!("{} is inbound already", listener.listen),
-                    Some(hint.to_owned()),
-                );
+    /// Two listeners that cannot both have their address.
+    fn same_address(&mut self) {
+        for (n, (address, one, place)) in self.listening.iter().enumerate() {
+            let taken = self.listening[..n].iter().find(|(other, two, _)| {
+                let both_inbound = *one == Use::Inbound && *two == Use::Inbound;
+                let covers = other.ip() == address.ip()
+                    || other.is_ipv4() == address.is_ipv4()
+                        && (other.ip().is_unspecified() || address.ip().is_unspecified());
+                address.port() != 0
+                    && other.port() == address.port()
+                    && covers
+                    // Sites of one inbound address are told apart by host.
+                    && !(both_inbound && other == address)
+            });
+            if let Some((other, two, at)) = taken {
+                let cause = format!("{address} is taken by {} on {other} in line {}", two.name(), at.line);
+                let hint = match (one, two) {
+                    (Use::Outbound, Use::Outbound) => "put the destinations of one address under one entry",
+                    (Use::Inbound, Use::Inbound) => "write the same address for all sites of one port",
+                    _ => "give each its own address",
+                };
+                self.report.error(*place, cause, Some(hint.to_owned()));
             }
         }
     }
+}
+
+/// An upstream as the file has it.
+struct Written<'a> {
+    urls: Option<&'a At<raw::OneOrMany>>,
+    name: Option<&'a At<String>>,
+    ca: Option<&'a At<String>>,
+    health: Option<&'a raw::Health>,
+    limits: &'a raw::Limits,
+    /// Whether requests carry the upstream's host instead of the client's.
+    own_host: bool,
+}
+
+/// One server's URL.
+struct Url {
+    tls: bool,
+    host: String,
+    port: u16,
+    path: String,
 }
 
 fn empty(listen: SocketAddr, side: Side) -> Listener {

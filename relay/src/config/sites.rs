@@ -22,6 +22,8 @@ const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OP
 pub(super) struct Rules<'a> {
     pub(super) side: Side,
     pub(super) fold_case: bool,
+    pub(super) underscore_headers: bool,
+    pub(super) unruled: Unruled,
     pub(super) report: &'a mut Report,
 }
 
@@ -34,137 +36,164 @@ struct Placed {
 }
 
 impl Rules<'_> {
-    pub(super) fn resolve(mut self, raw: &[At<RawRule>], unruled: Unruled) -> RuleSet {
+    pub(super) fn resolve(mut self, raw: &[At<RawRule>]) -> RuleSet {
         let mut rules = Vec::with_capacity(raw.len());
         let mut placed = Vec::new();
         for (index, rule) in raw.iter().enumerate() {
-            let condition = self.condition(rule);
             if index >= usize::from(u16::MAX) {
                 self.report.error(rule.place(), "too many rules", None);
                 break;
             }
-            let mut built = Rule {
-                name: rule.get().name.as_ref().map_or_else(|| (index + 1).to_string(), |n| n.get().clone()).into(),
-                condition,
-                request: Vec::new(),
-                response: Vec::new(),
-                line: rule.place().line,
-                statuses: rule.get().response.status.iter().filter_map(|s| self.status(s)).collect(),
-            };
-            let RawRule { request, response, .. } = rule.get();
-            for (seals, opens, is_response) in
-                [(&request.seal, &request.open, false), (&response.seal, &response.open, true)]
-            {
-                let sealed = seals.iter().filter_map(|s| self.seal(s));
-                let actions: Vec<_> = sealed.collect();
-                let opened: Vec<_> = opens.iter().filter_map(|o| self.open(o, is_response)).collect();
-                for (place, action) in actions.into_iter().chain(opened) {
-                    let list = if is_response { &mut built.response } else { &mut built.request };
-                    list.push(action.clone());
-                    placed.push(Placed { place, action, response: is_response, rule: index });
-                }
-            }
-            if built.request.is_empty() && built.response.is_empty() && !self.report.has_errors() {
-                let hint = "give it seal: or open: under request: or response:, or take it out";
-                self.report.error(rule.place(), "the rule does nothing", Some(hint.to_owned()));
-            }
-            rules.push(built);
+            rules.push(self.rule(index, rule, &mut placed));
         }
         self.duplicates(raw, &rules);
         self.conflicts(&rules, &placed);
         if self.side == Side::Inbound {
             self.kept_and_opened(&placed);
         }
-        let unruled = match unruled {
+        let unruled = match self.unruled {
             Unruled::Pass => UnruledPolicy::Pass,
             Unruled::Refuse => UnruledPolicy::Refuse,
         };
         RuleSet::new(rules, unruled)
     }
 
+    fn rule(&mut self, index: usize, rule: &At<RawRule>, placed: &mut Vec<Placed>) -> Rule {
+        let RawRule { name, request, response, .. } = rule.get();
+        let mut built = Rule {
+            name: name.as_ref().map_or_else(|| (index + 1).to_string(), |n| n.get().clone()).into(),
+            condition: self.condition(rule),
+            request: Vec::new(),
+            response: Vec::new(),
+            statuses: Vec::new(),
+            line: rule.place().line,
+        };
+        if let Some(list) = &response.status {
+            built.statuses = list.get().iter().filter_map(|s| self.status(s)).collect();
+            let hint = "leave `status` out for all of them";
+            self.never_empty(list, "no response ever has one of no statuses", hint);
+        }
+        for (seals, opens, is_response) in
+            [(&request.seal, &request.open, false), (&response.seal, &response.open, true)]
+        {
+            let mut actions: Vec<_> = seals.iter().filter_map(|s| self.seal(s)).collect();
+            actions.extend(opens.iter().filter_map(|o| self.open(o, is_response)));
+            for (place, action) in actions {
+                let list = if is_response { &mut built.response } else { &mut built.request };
+                list.push(action.clone());
+                placed.push(Placed { place, action, response: is_response, rule: index });
+            }
+        }
+        let responds = !response.seal.is_empty() || !response.open.is_empty();
+        if request.seal.is_empty() && request.open.is_empty() && !responds && !rule.is_pruned() {
+            let hint = "give it seal: or open: under request: or response:, or take it out";
+            self.report.error(rule.place(), "the rule does nothing", Some(hint.to_owned()));
+        } else if let Some(status) = response.status.as_ref().filter(|_| !responds && !rule.is_pruned()) {
+            self.report.warn(status.place(), "the rule does nothing to responses, whatever their status", None);
+        }
+        built
+    }
+
+    /// A list that, empty, makes a rule that nothing ever meets.
+    fn never_empty<T>(&mut self, list: &At<Vec<T>>, cause: &str, hint: &str) {
+        if list.get().is_empty() && !list.is_pruned() {
+            self.report.error(list.place(), cause, Some(hint.to_owned()));
+        }
+    }
+
     fn condition(&mut self, rule: &At<RawRule>) -> Condition {
         let raw = &rule.get().condition;
-        let mut condition =
-            Condition { methods: Vec::new(), paths: Vec::new(), headers: Vec::new(), media_types: Vec::new() };
+        let mut condition = Condition::default();
         if let Some(methods) = &raw.methods {
-            if methods.get().is_empty() {
-                self.report.error(
-                    methods.place(),
-                    "no request ever meets this rule: it names no method",
-                    Some("leave `methods` out for all of them".to_owned()),
-                );
-            }
-            for name in methods.get() {
-                match Method::from_bytes(name.as_bytes()) {
-                    Ok(method) if METHODS.contains(&name.as_str()) => condition.methods.push(method),
-                    Ok(method)
-                        if name.bytes().all(|b| b.is_ascii_uppercase() || b == b'-')
-                            && did_you_mean(name, METHODS).is_none() =>
-                    {
-                        condition.methods.push(method);
-                    }
-                    _ => {
-                        let upper = name.to_ascii_uppercase();
-                        let hint = did_you_mean(&upper, METHODS)
-                            .map(|m| format!("did you mean {m}? Methods are written in upper case"));
-                        self.report.error(methods.place(), format!("`{name}` is no method"), hint);
-                    }
-                }
-            }
+            let cause = "no request ever meets this rule: it names no method";
+            self.never_empty(methods, cause, "leave `methods` out for all of them");
+            condition.methods = methods.get().iter().filter_map(|name| self.method(name)).collect();
         }
         if let Some(paths) = &raw.path {
-            for text in paths.get().list() {
+            let list = paths.list();
+            if list.is_empty() && !paths.is_pruned() {
+                let cause = "no request ever meets this rule: it names no path";
+                let hint = "leave `path` out for all of them";
+                self.report.error(paths.place(), cause, Some(hint.to_owned()));
+            }
+            for (place, text) in list {
                 match PathGlob::new(text, self.fold_case) {
                     Ok(glob) => condition.paths.push(glob),
-                    Err(error) => self.report.error(
-                        paths.place(),
-                        format!("the path pattern `{text}` cannot be used"),
-                        Some(error.to_string()),
-                    ),
+                    Err(error) => {
+                        let cause = format!("the path pattern `{text}` cannot be used");
+                        self.report.error(place, cause, Some(error.to_string()));
+                    }
                 }
             }
-            if paths.get().list().is_empty() {
-                self.report.error(
-                    paths.place(),
-                    "no request ever meets this rule: it names no path",
-                    Some("leave `path` out for all of them".to_owned()),
-                );
-            }
         }
-        for (name, value) in &raw.headers {
-            let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else {
-                self.report.error(value.place(), format!("`{name}` is no header name"), None);
-                continue;
-            };
-            if self.side == Side::Inbound {
-                let hint = "without it the request is unruled; `unruled: refuse` closes that way";
-                self.report.warn(
-                    value.place(),
-                    format!("a client can leave the header `{name}` out"),
-                    Some(hint.to_owned()),
-                );
-            }
-            let value = if value.get() == "*" { None } else { Some(TextGlob::new(value.get())) };
-            condition.headers.push(HeaderCondition { name, value });
-        }
-        match &raw.media_types {
-            None => condition
-                .media_types
-                .extend(["application/json", "application/*+json"].iter().filter_map(|m| MediaType::parse(m))),
-            Some(types) => {
-                for text in types {
-                    match MediaType::parse(text.get()) {
-                        Some(media) => condition.media_types.push(media),
-                        None => self.report.error(
-                            text.place(),
-                            format!("`{}` is no media type", text.get()),
-                            Some("for example application/json or application/*+json".to_owned()),
-                        ),
-                    }
+        condition.headers = raw.headers.iter().filter_map(|(name, value)| self.header(name, value)).collect();
+        let Some(types) = &raw.media_types else {
+            let usual = ["application/json", "application/*+json"];
+            condition.media_types = usual.iter().filter_map(|m| MediaType::parse(m)).collect();
+            return condition;
+        };
+        self.never_empty(
+            types,
+            "every body would be refused with 415: no media type is named",
+            "leave `media_types` out for application/json and application/*+json",
+        );
+        for text in types.get() {
+            match MediaType::parse(text.get()) {
+                Some(media) => condition.media_types.push(media),
+                None => {
+                    let hint = "for example application/json or application/*+json, without parameters";
+                    let cause = format!("`{}` is no media type", text.get());
+                    self.report.error(text.place(), cause, Some(hint.to_owned()));
                 }
             }
         }
         condition
+    }
+
+    fn method(&mut self, name: &At<String>) -> Option<Method> {
+        let (place, text) = (name.place(), name.get().as_str());
+        if text == "CONNECT" {
+            let hint = "tunnels are refused with 405";
+            self.report.error(place, "no request with CONNECT is ever served", Some(hint.to_owned()));
+            return None;
+        }
+        // Extension methods are taken at their word, unless they look like a slip.
+        let own = text.bytes().all(|b| b.is_ascii_uppercase() || b == b'-') && did_you_mean(text, METHODS).is_none();
+        match Method::from_bytes(text.as_bytes()) {
+            Ok(method) if METHODS.contains(&text) || own => Some(method),
+            _ => {
+                let hint = did_you_mean(&text.to_ascii_uppercase(), METHODS);
+                let hint = hint.map(|m| format!("did you mean {m}? Methods are written in upper case"));
+                self.report.error(place, format!("`{text}` is no method"), hint);
+                None
+            }
+        }
+    }
+
+    fn header(&mut self, name: &str, value: &At<String>) -> Option<HeaderCondition> {
+        let Ok(header) = HeaderName::from_bytes(name.as_bytes()) else {
+            self.report.error(value.place(), format!("`{name}` is no header name"), None);
+            return None;
+        };
+        if name.contains('_') && !self.underscore_headers {
+            let hint = "requests with such a header are refused with 400; `underscore_headers: true` lets them through";
+            self.report.error(
+                value.place(),
+                format!("no request ever meets this rule: `{name}` has an underscore"),
+                Some(hint.to_owned()),
+            );
+        }
+        let text = value.get().as_str();
+        if text.trim() != text || text.is_empty() || !text.bytes().all(|b| matches!(b, 0x20..=0x7e)) {
+            let hint = "a value without blanks around it; `*` stands for any text, and alone asks only that the header is there";
+            self.report.error(value.place(), "no header ever has this value", Some(hint.to_owned()));
+        }
+        if self.side == Side::Inbound && self.unruled == Unruled::Pass {
+            let hint = "without it the request does not meet this rule; `unruled: refuse` closes that way";
+            let cause = format!("a client can leave the header `{name}` out");
+            self.report.warn(value.place(), cause, Some(hint.to_owned()));
+        }
+        Some(HeaderCondition { name: header, value: (text != "*").then(|| TextGlob::new(text)) })
     }
 
     fn status(&mut self, status: &At<Status>) -> Option<(u16, u16)> {
@@ -198,14 +227,9 @@ impl Rules<'_> {
         match Selector::parse(text.get(), options) {
             Ok(selector) => Some(selector),
             Err(error) => {
-                let Place { line, column } = text.place();
-                // A quoted text starts one column after its quote; which it is shows in the file, and one column is close enough.
-                let place = Place { line, column: column + error.offset };
-                self.report.error(
-                    place,
-                    format!("the selector `{}` cannot be honoured", text.get()),
-                    Some(error.to_string()),
-                );
+                let place = self.report.inside(text.place(), error.offset);
+                let cause = format!("the selector `{}` cannot be honoured", text.get());
+                self.report.error(place, cause, Some(error.to_string()));
                 None
             }
         }
@@ -213,24 +237,26 @@ impl Rules<'_> {
 
     fn seal(&mut self, seal: &At<Seal>) -> Option<(Place, Action)> {
         let raw = seal.get();
-        let (role, selector) = (self.role(&raw.role), self.selector(&raw.select, raw.each));
+        let role = raw.role.as_ref().and_then(|role| self.role(role));
+        let select = raw.select.as_ref()?;
+        let selector = self.selector(select, raw.each);
         let verb = Verb::Seal { role: role?, deterministic: raw.deterministic, keep: raw.tokens == Tokens::Keep };
-        let source = raw.select.get().as_str().into();
-        Some((raw.select.place(), Action { selector: selector?, source, verb, required: raw.required }))
+        let source = select.get().as_str().into();
+        Some((select.place(), Action { selector: selector?, source, verb, required: raw.required }))
     }
 
     fn open(&mut self, open: &At<Open>, response: bool) -> Option<(Place, Action)> {
         let raw = open.get();
         let mut roles = Vec::new();
-        for role in &raw.roles {
+        for role in raw.roles.iter().flat_map(At::get) {
             if let Some(role) = self.role(role)
                 && !roles.contains(&role)
             {
                 roles.push(role);
             }
         }
-        if raw.roles.is_empty() {
-            self.report.error(open.place(), "no role may be opened: `roles` is empty", None);
+        if let Some(list) = &raw.roles {
+            self.never_empty(list, "no role may be opened", "name the roles: [card-number]");
         }
         if roles.len() > 255 {
             self.report.error(open.place(), "more than 255 roles", None);
@@ -255,11 +281,10 @@ impl Rules<'_> {
                 return None;
             }
             (None, false) => {
-                self.report.error(
-                    open.place(),
-                    "`select` is missing",
-                    Some("name the values, for example select: $.card.number".to_owned()),
-                );
+                if !open.is_pruned() {
+                    let hint = "name the values, for example select: $.card.number";
+                    self.report.error(open.place(), "`select` is missing", Some(hint.to_owned()));
+                }
                 return None;
             }
         };
@@ -267,6 +292,11 @@ impl Rules<'_> {
         if leave && self.side == Side::Outbound && !response {
             let cause = "a token that may not be opened goes to the third party as it is (`on_refused: leave`)";
             self.report.warn(place, cause, None);
+        }
+        if response && self.side == Side::Inbound && !roles.is_empty() {
+            let names: Vec<_> = roles.iter().map(ToString::to_string).collect();
+            let cause = format!("opened towards clients: {}", names.join(", "));
+            self.report.note(place, cause, Some("whoever may send this request reads these values".to_owned()));
         }
         let verb = Verb::Open { roles, leave, anywhere: raw.anywhere };
         Some((place, Action { selector: selector?, source, verb, required: raw.required }))
@@ -276,16 +306,22 @@ impl Rules<'_> {
     fn duplicates(&mut self, raw: &[At<RawRule>], rules: &[Rule]) {
         for (at, rule) in rules.iter().enumerate() {
             let same = |a: &[Action], b: &[Action]| {
-                a.len() == b.len() && a.iter().zip(b).all(|(x, y)| x.source == y.source && x.verb == y.verb)
+                let equal = |x: &Action, y: &Action| {
+                    let form = |s: &Selector| format!("{s:?}");
+                    x.verb == y.verb && x.required == y.required && form(&x.selector) == form(&y.selector)
+                };
+                a.len() == b.len() && a.iter().zip(b).all(|(x, y)| equal(x, y))
             };
-            let condition = |r: &Rule| format!("{:?}", r.condition);
             let twin = rules[..at].iter().position(|r| {
-                condition(r) == condition(rule) && same(&r.request, &rule.request) && same(&r.response, &rule.response)
+                let nothing = rule.request.is_empty() && rule.response.is_empty();
+                let statuses = rule.response.is_empty() || r.statuses == rule.statuses;
+                let does_same = same(&r.request, &rule.request) && same(&r.response, &rule.response);
+                !nothing && r.condition == rule.condition && statuses && does_same
             });
             if let (Some(twin), Some(raw)) = (twin, raw.get(at)) {
                 self.report.error(
                     raw.place(),
-                    format!("the rule says what rule {} says already", twin + 1),
+                    format!("the rule says what rule {} in line {} says already", twin + 1, rules[twin].line),
                     Some("take one of them out".to_owned()),
                 );
             }
@@ -296,12 +332,10 @@ impl Rules<'_> {
     fn conflicts(&mut self, rules: &[Rule], placed: &[Placed]) {
         for (n, b) in placed.iter().enumerate() {
             for a in &placed[..n] {
-                let same_request = a.rule == b.rule
-                    || match (rules.get(a.rule), rules.get(b.rule)) {
-                        (Some(x), Some(y)) => x.condition.can_meet(&y.condition),
-                        _ => false,
-                    };
-                if a.response != b.response || !same_request || agree(&a.action.verb, &b.action.verb) {
+                let (Some(x), Some(y)) = (rules.get(a.rule), rules.get(b.rule)) else { continue };
+                let same_message = a.rule == b.rule
+                    || (x.condition.can_meet(&y.condition) && (!a.response || statuses_meet(&x.statuses, &y.statuses)));
+                if a.response != b.response || !same_message || agree(&a.action.verb, &b.action.verb) {
                     continue;
                 }
                 let (first, line) = (&a.action.source, a.place.line);
@@ -350,6 +384,11 @@ impl Rules<'_> {
     }
 }
 
+/// Whether some status is in both; none named is all.
+fn statuses_meet(a: &[(u16, u16)], b: &[(u16, u16)]) -> bool {
+    a.is_empty() || b.is_empty() || a.iter().any(|(from, to)| b.iter().any(|(start, end)| from <= end && start <= to))
+}
+
 fn agree(a: &Verb, b: &Verb) -> bool {
     match (a, b) {
         (Verb::Open { roles: a, leave: x, .. }, Verb::Open { roles: b, leave: y, .. }) => a == b && x == y,
@@ -357,20 +396,22 @@ fn agree(a: &Verb, b: &Verb) -> bool {
     }
 }
 
-/// A file named in the rules: it must be there.
-pub(super) fn file(path: &At<String>, folder: &Path, report: &mut Report) -> Option<std::path::PathBuf> {
+/// A file of certificate authorities that the rules name: it must be there, and hold some.
+pub(super) fn authorities(path: &At<String>, folder: &Path, report: &mut Report) -> Option<std::path::PathBuf> {
     let full = folder.join(path.get());
-    match std::fs::File::open(&full) {
-        Ok(_) => Some(full),
+    match std::fs::read_to_string(&full) {
+        Ok(text) if text.contains("-----BEGIN CERTIFICATE-----") => return Some(full),
+        Ok(_) => {
+            let hint = "PEM: it has lines -----BEGIN CERTIFICATE-----";
+            let cause = format!("the file `{}` holds no certificate", path.get());
+            report.error(path.place(), cause, Some(hint.to_owned()));
+        }
         Err(error) => {
-            report.error(
-                path.place(),
-                format!("the file `{}` cannot be read: {error}", path.get()),
-                Some(format!("looked for {}", full.display())),
-            );
-            None
+            let hint = format!("looked for {}", full.display());
+            report.error(path.place(), format!("the file `{}` cannot be read: {error}", path.get()), Some(hint));
         }
     }
+    None
 }
 
 /// Sites are shared by the entries of the host table.

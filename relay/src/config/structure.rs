@@ -5,14 +5,12 @@ use serde_json::{Map, Value};
 use super::report::{Report, did_you_mean};
 use super::tree::{Kind, Node};
 
-/// Checks a node against a schema as schemars writes it. Returns whether it fits.
-pub(super) fn check(node: &Node, schema: &Value, definitions: &Map<String, Value>, report: &mut Report) -> bool {
+/// Checks a node against a schema as schemars writes it, and takes out of it whatever does not fit, so that the rest can be
+/// read. Returns whether the node itself fits.
+pub(super) fn check(node: &mut Node, schema: &Value, definitions: &Map<String, Value>, report: &mut Report) -> bool {
     let schema = follow(schema, definitions);
     if let Some(choices) = schema.get("anyOf").or_else(|| schema.get("oneOf")).and_then(Value::as_array) {
         return check_choices(node, choices, definitions, report);
-    }
-    if let Some(all) = schema.get("allOf").and_then(Value::as_array) {
-        return all.iter().all(|s| check(node, s, definitions, report));
     }
     if let Some(values) = schema.get("enum").and_then(Value::as_array) {
         return check_enum(node, values, report);
@@ -20,24 +18,55 @@ pub(super) fn check(node: &Node, schema: &Value, definitions: &Map<String, Value
     if let Some(value) = schema.get("const") {
         return check_enum(node, std::slice::from_ref(value), report);
     }
-    let types: Vec<&str> = match schema.get("type") {
-        Some(Value::String(name)) => vec![name],
-        Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).collect(),
-        _ => return true,
-    };
-    match &node.kind {
-        Kind::Map(members) if types.contains(&"object") => check_map(node, members, schema, definitions, report),
-        Kind::List(nodes) if types.contains(&"array") => match schema.get("items") {
-            Some(items) => nodes.iter().map(|n| check(n, items, definitions, report)).fold(true, |a, b| a & b),
-            None => true,
-        },
-        kind if types.iter().any(|t| is_of(kind, t)) => true,
-        kind => {
-            let wanted = types.iter().filter(|t| **t != "null").map(|t| spoken(t)).collect::<Vec<_>>().join(" or ");
-            report.error(node.place, format!("{} stands where {wanted} is expected", found(kind)), None);
+    let types = types(schema);
+    if types.is_empty() {
+        return true;
+    }
+    if !types.iter().any(|t| is_of(&node.kind, t)) {
+        unfit(node, &types, report);
+        return false;
+    }
+    let number = |name| schema.get(name).and_then(Value::as_i64).map(i128::from);
+    match &mut node.kind {
+        Kind::Map(_) => check_map(node, schema, definitions, report),
+        Kind::List(nodes) => {
+            if let Some(items) = schema.get("items") {
+                let before = nodes.len();
+                nodes.retain_mut(|n| check(n, items, definitions, report));
+                node.pruned = nodes.len() != before || nodes.iter().any(|n| n.pruned);
+            }
+            true
+        }
+        Kind::Integer(value)
+            if number("minimum").is_some_and(|least| *value < least)
+                || number("maximum").is_some_and(|most| *value > most) =>
+        {
+            report.error(node.place, format!("{value} is out of range"), None);
             false
         }
+        _ => true,
     }
+}
+
+/// The names of the types that a schema allows; none for any.
+fn types(schema: &Value) -> Vec<&str> {
+    match schema.get("type") {
+        Some(Value::String(name)) => vec![name],
+        Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn unfit(node: &Node, types: &[&str], report: &mut Report) {
+    let wanted: Vec<_> = types.iter().filter(|t| **t != "null").map(|t| spoken(t)).collect();
+    let hint = match node.kind {
+        Kind::Bool(_) | Kind::Integer(_) | Kind::Float(_) if types.contains(&"string") => Some("put it in quotes"),
+        Kind::Text(_) if types.contains(&"array") => Some("put it in brackets: [one, another]"),
+        Kind::List(_) if types.contains(&"string") => Some("one value, without brackets or dash"),
+        _ => None,
+    };
+    let cause = format!("{} stands where {} is expected", found(&node.kind), wanted.join(" or "));
+    report.error(node.place, cause, hint.map(str::to_owned));
 }
 
 fn follow<'a>(mut schema: &'a Value, definitions: &'a Map<String, Value>) -> &'a Value {
@@ -51,81 +80,71 @@ fn follow<'a>(mut schema: &'a Value, definitions: &'a Map<String, Value>) -> &'a
     schema
 }
 
-fn check_map(
-    node: &Node,
-    members: &[(super::report::Place, String, Node)],
-    schema: &Value,
-    definitions: &Map<String, Value>,
-    report: &mut Report,
-) -> bool {
-    let mut fits = true;
+fn check_map(node: &mut Node, schema: &Value, definitions: &Map<String, Value>, report: &mut Report) -> bool {
+    let Kind::Map(members) = &mut node.kind else { return false };
     let empty = Map::new();
     let known = schema.get("properties").and_then(Value::as_object).unwrap_or(&empty);
-    let other = schema.get("additionalProperties");
-    for (place, key, value) in members {
-        match (known.get(key), other) {
-            (Some(schema), _) => fits &= check(value, schema, definitions, report),
-            (None, Some(schema)) if schema.is_object() => fits &= check(value, schema, definitions, report),
-            (None, _) => {
-                fits = false;
+    let other = schema.get("additionalProperties").filter(|s| s.is_object());
+    let required = schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+    let mut pruned = false;
+    for name in required {
+        if !members.iter().any(|(_, key, value)| key == name && !matches!(value.kind, Kind::Null)) {
+            pruned = true;
+            members.retain(|(_, key, _)| key != name);
+            report.error(node.place, format!("`{name}` is missing"), None);
+        }
+    }
+    members.retain_mut(|(place, key, value)| {
+        let fits = match known.get(key).or(other) {
+            Some(schema) => check(value, schema, definitions, report),
+            None => {
                 let hint = match did_you_mean(key, known.keys().map(String::as_str)) {
                     Some(name) => format!("did you mean `{name}`?"),
                     None => format!("known here: {}", known.keys().cloned().collect::<Vec<_>>().join(", ")),
                 };
                 report.error(*place, format!("unknown key `{key}`"), Some(hint));
+                false
             }
-        }
-    }
-    for name in schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
-        if !members.iter().any(|(_, key, _)| key == name) {
-            fits = false;
-            report.error(node.place, format!("`{name}` is missing"), None);
-        }
-    }
-    fits
+        };
+        pruned |= !fits || value.pruned;
+        fits
+    });
+    node.pruned = pruned;
+    true
 }
 
-/// The first choice that fits; else the faults of the choice that is of the node's own shape.
-fn check_choices(node: &Node, choices: &[Value], definitions: &Map<String, Value>, report: &mut Report) -> bool {
-    let mut constants = Vec::new();
-    let mut same_shape = None;
-    for choice in choices {
-        let mut trial = report.clone();
-        if check(node, choice, definitions, &mut trial) {
-            return true;
-        }
-        let choice = follow(choice, definitions);
-        constants.extend(choice.get("const").cloned());
-        constants.extend(choice.get("enum").and_then(Value::as_array).cloned().unwrap_or_default());
-        let shape = match node.kind {
-            Kind::Map(_) => "object",
-            Kind::List(_) => "array",
-            _ => continue,
-        };
-        if choice.get("type").and_then(Value::as_str) == Some(shape) {
-            same_shape = Some(trial);
+/// The choices, and those within them.
+fn flatten<'a>(choices: &'a [Value], definitions: &'a Map<String, Value>, flat: &mut Vec<&'a Value>) {
+    for choice in choices.iter().map(|choice| follow(choice, definitions)) {
+        match choice.get("anyOf").or_else(|| choice.get("oneOf")).and_then(Value::as_array) {
+            Some(inner) => flatten(inner, definitions, flat),
+            None => flat.push(choice),
         }
     }
-    match same_shape {
-        Some(faults) => *report = faults,
-        None if !constants.is_empty() => {
-            check_enum(node, &constants, report);
-        }
-        None => {
-            let names: Vec<_> = choices
-                .iter()
-                .filter_map(|c| follow(c, definitions).get("type").and_then(Value::as_str))
-                .filter(|t| *t != "null")
-                .map(spoken)
-                .collect();
-            report.error(
-                node.place,
-                format!("{} stands where {} is expected", found(&node.kind), names.join(" or ")),
-                None,
-            );
-        }
+}
+
+/// The choice of the node's own shape, or one of the words.
+fn check_choices(node: &mut Node, choices: &[Value], definitions: &Map<String, Value>, report: &mut Report) -> bool {
+    let mut flat = Vec::new();
+    flatten(choices, definitions, &mut flat);
+    let choices = flat;
+    let same_shape = choices
+        .iter()
+        .find(|c| c.get("const").is_none() && c.get("enum").is_none() && types(c).iter().any(|t| is_of(&node.kind, t)));
+    if let Some(choice) = same_shape {
+        return check(node, choice, definitions, report);
     }
-    false
+    let mut words = Vec::new();
+    for choice in &choices {
+        words.extend(choice.get("const").cloned());
+        words.extend(choice.get("enum").and_then(Value::as_array).cloned().unwrap_or_default());
+    }
+    if words.is_empty() {
+        let types: Vec<_> = choices.iter().flat_map(|c| types(c)).collect();
+        unfit(node, &types, report);
+        return false;
+    }
+    check_enum(node, &words, report)
 }
 
 fn check_enum(node: &Node, values: &[Value], report: &mut Report) -> bool {
@@ -150,9 +169,9 @@ fn check_enum(node: &Node, values: &[Value], report: &mut Report) -> bool {
 fn is_of(kind: &Kind, name: &str) -> bool {
     match kind {
         Kind::Null => name == "null",
-        Kind::Bool => name == "boolean",
-        Kind::Integer => matches!(name, "integer" | "number"),
-        Kind::Float => name == "number",
+        Kind::Bool(_) => name == "boolean",
+        Kind::Integer(_) => matches!(name, "integer" | "number"),
+        Kind::Float(_) => name == "number",
         Kind::Text(_) => name == "string",
         Kind::List(_) => name == "array",
         Kind::Map(_) => name == "object",
@@ -174,9 +193,9 @@ fn spoken(name: &str) -> &'static str {
 fn found(kind: &Kind) -> &'static str {
     match kind {
         Kind::Null => "nothing",
-        Kind::Bool => "true or false",
-        Kind::Integer => "a whole number",
-        Kind::Float => "a number",
+        Kind::Bool(_) => "true or false",
+        Kind::Integer(_) => "a whole number",
+        Kind::Float(_) => "a number",
         Kind::Text(_) => "text",
         Kind::List(_) => "a list",
         Kind::Map(_) => "a map",

@@ -1,0 +1,284 @@
+//! Every fault of a rules file is told, with its place and a hint, all of them in one run; the files we ship have none.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use relay::config::report::Severity;
+use relay::config::{self, Report};
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+fn check(text: &str) -> Report {
+    match config::check(Path::new("relay.yaml"), text) {
+        Ok(checked) => checked.warnings,
+        Err(report) => report,
+    }
+}
+
+/// A good file around these lines of one site.
+fn inbound(lines: &str) -> String {
+    let indented: String = lines.lines().map(|line| format!("    {line}\n")).collect();
+    format!(
+        "engine: {{endpoints: [\"unix:///run/e3.sock\"], app: shop, development: true}}\n\
+         inbound:\n  - listen: 127.0.0.1:8080\n    hosts: [a.example]\n    backend: http://127.0.0.1:9\n{indented}"
+    )
+}
+
+/// Within one rule.
+fn rule(lines: &str) -> String {
+    inbound(&format!("rules:\n  - {}", lines.replace('\n', "\n    ")))
+}
+
+/// Holds a text with one fault to it: the mark `«` stands in front of what the report must point at.
+fn one_fault(severity: Severity, marked: &str, cause: &str) {
+    let before = marked.split('«').next().unwrap();
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+    let text = marked.replace('«', "");
+    let report = check(&text);
+    let faults: Vec<_> = report.faults().iter().filter(|f| f.severity != Severity::Note).collect();
+    assert_eq!(faults.len(), 1, "one fault in\n{text}\n{report}");
+    let fault = faults[0];
+    assert_eq!((fault.place.line, fault.place.column), (line, column), "{text}\n{report}");
+    assert_eq!(fault.severity, severity, "{text}\n{report}");
+    assert!(fault.cause.contains(cause), "`{cause}` is not said of\n{text}\n{report}");
+    let told = report.to_text(false);
+    assert!(told.contains(&format!("relay.yaml:{line}:{column}: ")), "{told}");
+}
+
+#[test]
+fn every_fault_is_told_at_its_line_and_column() {
+    let seal = "request: {seal: [{select: $.a, role: a}]}";
+    let with = |rest: &str| rule(&format!("{seal}\n{rest}"));
+    let faults = [
+        // Structure.
+        (inbound("«rule: []"), "unknown key `rule`"),
+        (inbound("fold_case: «yess"), "text stands where true or false is expected"),
+        (inbound("limits: «[]"), "a list stands where a map is expected"),
+        (inbound("limits: {body: «10}"), "a whole number stands where text is expected"),
+        (inbound("limits: {pool_idle: «-1}"), "-1 is out of range"),
+        (inbound("limits: {«bodi: 1KiB}"), "unknown key `bodi`"),
+        (inbound("unruled: «refues"), "`refues` stands where one of pass, refuse is expected"),
+        (with("match: {path: «7}"), "a whole number stands where text or a list is expected"),
+        (with("match: {path: [/a, «{}]}"), "a map stands where text is expected"),
+        (rule("request: {seal: [«{select: $.a}]}"), "`role` is missing"),
+        (rule("request: {seal: [«{role: a}]}"), "`select` is missing"),
+        (rule("request: {seal: [«{role: a, select: }]}"), "`select` is missing"),
+        ("«inbound: [{listen: \"127.0.0.1:1\", hosts: [a], backend: http://a}]\n".into(), "`engine` is missing"),
+        // Units, addresses, hosts, URLs.
+        (inbound("limits: {body: «10MB}"), "no size"),
+        (inbound("limits: {body: «17MiB}"), "too large"),
+        (inbound("limits: {body_time: «0s}"), "no time"),
+        (inbound("connections: {head_fields: «0}"), "0 is out of range"),
+        (inbound("health: {path: «x}"), "starts with /"),
+        (inbound("").replace("127.0.0.1:8080", "«localhost:1"), "no address"),
+        (inbound("").replace("[a.example]", "[«a/b]"), "`a/b` is no host"),
+        (inbound("").replace("[a.example]", "[a, «\"\"]"), "`` is no host"),
+        (inbound("").replace("[a.example]", "[«\"*.*.b\"]"), "is no host"),
+        (inbound("").replace("[a.example]", "[a, b, «A.]"), "served twice"),
+        (inbound("").replace("[a.example]", "«[]"), "no host"),
+        (inbound("").replace("http://127.0.0.1:9", "«127.0.0.1:9"), "no upstream"),
+        (inbound("").replace("http://127.0.0.1:9", "«http://a:99999"), "no upstream"),
+        (inbound("").replace("http://127.0.0.1:9", "«http://a/x#y"), "no upstream"),
+        (inbound("").replace("http://127.0.0.1:9", "«http://a/x/../y"), "no upstream"),
+        (inbound("").replace("http://127.0.0.1:9", "[http://a, «https://a]"), "another kind"),
+        (inbound("").replace("http://127.0.0.1:9", "[https://a, «https://b]"), "the name of the first"),
+        (inbound("").replace("unix:///run/e3.sock", "x").replace("\"x\"", "«\"x\""), "no endpoint"),
+        (inbound("").replace(", development: true", "").replace("\"unix", "«\"unix"), "would not be attested"),
+        (inbound("").replace("app: shop", "app: «Shop"), "no app"),
+        // What requests can never be.
+        (with("match: {methods: «[]}"), "names no method"),
+        (with("match: {methods: [POST, «post]}"), "`post` is no method"),
+        (with("match: {methods: [POST, «GTE]}"), "`GTE` is no method"),
+        (with("match: {methods: [«CONNECT]}"), "CONNECT"),
+        (with("match: {path: «[]}"), "names no path"),
+        (with("match: {path: «v1}"), "the path pattern `v1`"),
+        (with("match: {path: [/a, «/a//b]}"), "the path pattern `/a//b`"),
+        (with("match: {path: [/a, «/a/%2e%2e/b]}"), "the path pattern"),
+        (with("match: {path: «\"/a?b\"}"), "the path pattern `/a?b`"),
+        (with("match: {path: «/a**}"), "the path pattern `/a**`"),
+        (with("match: {media_types: «[]}"), "no media type"),
+        (with("match: {media_types: [«json]}"), "`json` is no media type"),
+        (rule("response: {status: «[], seal: [{select: $.a, role: a}]}"), "no statuses"),
+        (rule("response: {status: [«99], seal: [{select: $.a, role: a}]}"), "no status"),
+        (rule("response: {status: [200, «299-200], seal: [{select: $.a, role: a}]}"), "no status"),
+        (rule("«{}"), "does nothing"),
+        // Selectors: the column is that of the letter, whichever way YAML quotes it.
+        (rule("request: {seal: [{select: «card, role: a}]}"), "cannot be honoured"),
+        (rule("request: {seal: [{select: \"$.a[?(@.b«\", role: a}]}"), "cannot be honoured"),
+        (rule("request: {seal: [{select: '$.it«''s', role: a}]}"), "cannot be honoured"),
+        (rule("request: {seal: [{select: \"$['\\u00e9\\\"']«!\", role: a}]}"), "cannot be honoured"),
+        (rule("request: {seal: [{select: \"$['é']«!\", role: a}]}"), "cannot be honoured"),
+        (rule("request:\n  seal:\n    - select: $.a«(\n      role: a"), "cannot be honoured"),
+        (rule("request: {seal: [{select: $.a, role: «Card}]}"), "`Card` is no role"),
+        (rule("request: {open: [{select: $.a, roles: [b, «B]}]}"), "`B` is no role"),
+        (rule("request: {open: [{select: $.a, roles: «[]}]}"), "no role may be opened"),
+        (rule("request: {open: [«{roles: [a]}]}"), "`select` is missing"),
+        (rule("request: {open: [{select: «$.a, anywhere: true, roles: [a]}]}"), "stand together"),
+        // What rules come to together.
+        (rule("request: {seal: [{select: $.a, role: a}, {select: «$.a, role: b}]}"), "another outcome"),
+        (rule("request: {seal: [{select: $.a, role: a}], open: [{select: «$..a, roles: [a]}]}"), "another outcome"),
+        (inbound(&format!("rules:\n  - {seal}\n  - «{seal}")), "says already"),
+        (
+            inbound(
+                "rules:\n  - match: {methods: [GET]}\n    request: {seal: [{select: $.a, role: a}]}\n  - match: {methods: [HEAD]}\n    request: {seal: [{select: «$.a, role: b}]}",
+            ),
+            "another outcome",
+        ),
+        (
+            inbound(
+                "rules:\n  - match: {path: /a/*}\n    request: {seal: [{select: $.a, role: a}]}\n  - match: {path: /*/b}\n    request: {seal: [{select: «$.a, role: b}]}",
+            ),
+            "another outcome",
+        ),
+        (format!("{}admin: {{listen: «\"127.0.0.1:8080\"}}\n", inbound("")), "is taken by the inbound relay"),
+        (inbound("backend_ca: «nowhere.pem").replace("http://127", "https://127"), "cannot be read"),
+    ];
+    for (marked, cause) in &faults {
+        one_fault(Severity::Error, marked, cause);
+    }
+    assert!(faults.len() > 60);
+}
+
+#[test]
+fn what_works_but_may_surprise_is_a_warning() {
+    let anywhere = rule("request: {open: [«{anywhere: true, roles: [a]}]}");
+    let header = rule("match: {headers: {X-Tenant: «a}}\nrequest: {seal: [{select: $.a, role: a}]}");
+    let kept =
+        rule("request: {seal: [{select: «$.a, role: a, tokens: keep}]}\nresponse: {open: [{select: $.a, roles: [a]}]}");
+    let maybe = rule("request: {seal: [{select: \"$[?@.x == 1]\", role: a}, {select: «$.a, role: b}]}");
+    let status = rule("request: {seal: [{select: $.a, role: a}]}\nresponse: {status: «[200]}");
+    let outbound = "engine: {endpoints: [\"unix:///run/e3.sock\"], app: shop, development: true}\n\
+                    outbound:\n  - listen: LISTEN\n    destinations:\n      - host: a.example\n        upstream: http://a.example\n        \
+                    rules: [{request: {open: [{select: SELECT$.a, roles: [a]LEAVE}]}}]\n";
+    let public = outbound.replace("LISTEN", "«0.0.0.0:1").replace("SELECT", "").replace("LEAVE", "");
+    let left = outbound.replace("LISTEN", "127.0.0.1:1").replace("SELECT", "«").replace("LEAVE", ", on_refused: leave");
+    for (marked, cause) in [
+        (anywhere, "confused deputy"),
+        (header, "can leave the header"),
+        (kept, "kept here and opened towards clients"),
+        (maybe, "may claim values"),
+        (status, "does nothing to responses"),
+        (public, "not on loopback"),
+        (left, "goes to the third party as it is"),
+        (format!("{}admin: {{listen: «\"0.0.0.0:9180\"}}\n", inbound("")), "not on loopback"),
+    ] {
+        one_fault(Severity::Warning, &marked, cause);
+    }
+}
+
+#[test]
+fn rules_that_never_meet_may_differ() {
+    let two = |a: &str, b: &str| {
+        inbound(&format!(
+            "unruled: refuse\nrules:\n  - match: {a}\n    request: {{seal: [{{select: $.a, role: a}}]}}\n  \
+             - match: {b}\n    request: {{seal: [{{select: $.a, role: b}}]}}"
+        ))
+    };
+    for (a, b) in [
+        ("{methods: [POST]}", "{methods: [PUT]}"),
+        ("{path: /a/**}", "{path: /b/**}"),
+        ("{path: /a-*}", "{path: /b-*}"),
+        ("{headers: {X-Tenant: one}}", "{headers: {x-tenant: two}}"),
+    ] {
+        let report = check(&two(a, b));
+        assert!(report.faults().is_empty(), "{a} {b}\n{report}");
+    }
+    let statuses = inbound(
+        "rules:\n  - response: {status: [200-299], seal: [{select: $.a, role: a}]}\n  \
+         - response: {status: [400-599], seal: [{select: $.a, role: b}]}",
+    );
+    let report = check(&statuses);
+    assert!(report.faults().is_empty(), "{report}");
+    let report = check(&statuses.replace("400-599", "299-400"));
+    assert_eq!(report.count(), (1, 0), "{report}");
+}
+
+/// Kept as a text, so that a change of any message is seen.
+#[test]
+fn many_faults_are_told_in_one_run() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults");
+    let text = fs::read_to_string(folder.join("many.yaml")).unwrap();
+    let told = check(&text).to_text(false).replace("relay.yaml:", "many.yaml:");
+    let golden = folder.join("many.txt");
+    if std::env::var_os("E3_UPDATE_GOLDEN").is_some() {
+        fs::write(&golden, &told).unwrap();
+    }
+    let expected = fs::read_to_string(&golden).unwrap();
+    assert!(told == expected, "{}\ndiffers; with E3_UPDATE_GOLDEN=1 it is written anew:\n{told}", golden.display());
+    assert!(check(&text).count().0 > 40);
+}
+
+#[test]
+fn what_is_no_yaml_is_told_with_its_place() {
+    for (text, line) in [
+        ("engine: {\n", 2),
+        ("a: b: c\n", 1),
+        ("engine: {}\nengine: {}\n", 2),
+        ("a: *nowhere\n", 1),
+        ("- a\nb: c\n", 2),
+    ] {
+        let report = check(text);
+        assert!(report.has_errors() && report.faults().len() == 1, "{text:?}\n{report}");
+        let at = report.faults()[0].place.line;
+        assert!(at >= 1 && at <= line, "{text:?} at {at}\n{report}");
+    }
+    for text in ["", "# nothing\n", "7\n", "[]\n", "---\n"] {
+        assert!(check(text).has_errors(), "{text:?}");
+    }
+}
+
+#[test]
+fn reports_are_json_for_programs() {
+    let report = check(&inbound("unruled: refues"));
+    let json: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
+    assert_eq!(json["file"], "relay.yaml");
+    let fault = &json["faults"][0];
+    assert_eq!((fault["line"].as_u64(), fault["column"].as_u64()), (Some(6), Some(14)));
+    assert_eq!((fault["severity"].as_str(), fault["hint"].as_str()), (Some("error"), Some("did you mean `refuse`?")));
+}
+
+#[test]
+fn the_files_we_ship_are_good_and_name_their_schema() {
+    let config = repository().join("config");
+    let mut files = vec![config.join("relay.yaml")];
+    for entry in fs::read_dir(config.join("examples")).unwrap() {
+        let path = entry.unwrap().path();
+        if !path.file_name().unwrap().to_string_lossy().starts_with("e3") {
+            files.push(path);
+        }
+    }
+    assert!(files.len() >= 4, "{files:?}");
+    for file in files {
+        let checked = config::load(&file).unwrap_or_else(|report| panic!("{report}"));
+        assert_eq!(checked.warnings.count(), (0, 0), "{}", checked.warnings);
+        let text = fs::read_to_string(&file).unwrap();
+        let named = text.lines().next().unwrap().strip_prefix("# yaml-language-server: $schema=").unwrap_or_default();
+        let schema = file.parent().unwrap().join(named).canonicalize().unwrap();
+        assert_eq!(schema, config.join("schema/relay.json").canonicalize().unwrap(), "{}", file.display());
+    }
+}
+
+#[test]
+fn the_schema_is_that_of_the_source() {
+    let written = fs::read_to_string(repository().join("config/schema/relay.json")).unwrap();
+    assert!(written == config::schema(), "run: relay schema > config/schema/relay.json");
+}
+
+#[test]
+fn every_key_is_described_for_editors() {
+    fn walk(at: &str, value: &serde_json::Value) {
+        for (key, property) in value.get("properties").and_then(|p| p.as_object()).into_iter().flatten() {
+            assert!(property.get("description").is_some(), "{at}.{key} has no description");
+            walk(&format!("{at}.{key}"), property);
+        }
+        for (name, definition) in value.get("$defs").and_then(|d| d.as_object()).into_iter().flatten() {
+            walk(name, definition);
+        }
+    }
+    walk("file", &serde_json::from_str(&config::schema()).unwrap());
+}
