@@ -56,7 +56,7 @@ impl System {
 fn engine_yaml(dir: &Path, socket: &Path) -> String {
     let (dir, socket) = (dir.display(), socket.display());
     format!(
-        "listen: [\"unix://{socket}\"]\ndevelopment: true\nkeyring: {dir}/keyring\nroot: {{file: {dir}/root.key}}\nthreads: 1\n\
+        "listen: [\"unix://{socket}\"]\ndevelopment: true\ncreate_apps: true\nkeyring: {dir}/keyring\nroot: {{file: {dir}/root.key}}\nthreads: 1\n\
          audit: {{file: {dir}/audit.jsonl}}\napps:\n  shop:\n    roles: {{card-number: {{}}, card-cvc: {{}}, email: {{}}}}\n"
     )
 }
@@ -72,8 +72,9 @@ fn keys_init(config: &Path) {
 
 fn relay_yaml(socket: &Path, port: u16, backend: u16) -> String {
     let socket = socket.display();
+    let admin = free_port().expect("a free port");
     format!(
-        "engine: {{endpoints: [\"unix://{socket}\"], app: shop, timeout: 2s, development: true}}\nthreads: 1\nadmin: {{listen: off}}\n\
+        "engine: {{endpoints: [\"unix://{socket}\"], app: shop, timeout: 2s, development: true}}\nthreads: 1\nadmin: {{listen: \"127.0.0.1:{admin}\"}}\n\
          inbound:\n  - listen: 127.0.0.1:{port}\n    hosts: [bench.example]\n    backend: http://127.0.0.1:{backend}\n    rules:\n\
          \x20     - match: {{methods: [POST], path: /ruled/**}}\n        request:\n          seal:\n\
          \x20           - {{select: $.card.number, role: card-number}}\n            - {{select: \"$..cvc\", role: card-cvc}}\n\

@@ -427,7 +427,7 @@ pub struct Connections {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct Admin {
-    /// Address and port, or `off`; `127.0.0.1:9180` when absent.
+    /// Address and port, or `none`; `127.0.0.1:9180` when absent.
     pub listen: Option<At<String>>,
 }
 

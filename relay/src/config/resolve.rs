@@ -445,7 +445,8 @@ impl Resolver<'_> {
     fn admin(&mut self, raw: &raw::Admin) -> Admin {
         let listen = match &raw.listen {
             None => Some(SocketAddr::from(([127, 0, 0, 1], 9180))),
-            Some(text) if text.get() == "off" => None,
+            // `off` would be a truth value of YAML.
+            Some(text) if text.get() == "none" => None,
             Some(text) => {
                 let address = self.address(text, Use::Admin);
                 if let Some(address) = address.filter(|a| !a.ip().is_loopback()) {
