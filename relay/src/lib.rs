@@ -20,6 +20,7 @@ pub mod args;
 pub mod body;
 pub mod command;
 pub mod config;
+pub mod deadline;
 pub mod engine;
 pub mod error;
 pub mod exchange;

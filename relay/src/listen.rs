@@ -7,13 +7,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use http::{Method, Request, Response, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
 use pingora_core::apps::ServerApp;
 use pingora_core::connectors::TransportConnector;
 use pingora_core::listeners::{ListenerConfig, Listeners};
@@ -23,13 +24,12 @@ use pingora_core::server::ShutdownWatch;
 use pingora_core::services::ServiceWithDependents;
 use pingora_core::services::listening::Service;
 use pingora_limits::inflight::{Guard, Inflight};
-use tokio::time::{Instant, sleep_until};
 
-use crate::admit::{Gate, GateHandle};
+use crate::admit::{Conversation, Gate};
 use crate::answer;
 use crate::config::resolved::{ConnectionLimits, Side};
 use crate::error::Failure;
-use crate::exchange::flow::{Exchange, Shared};
+use crate::exchange::flow::{Client, Exchange, Shared};
 use crate::exchange::headers::request_id;
 use crate::exchange::pool;
 use crate::exchange::stream::{Done, DownBody};
@@ -41,6 +41,9 @@ use crate::{inbound, outbound};
 
 /// Time between two looks at idle upstream connections of a worker thread.
 const SWEEP: Duration = Duration::from_secs(5);
+
+/// How long a client may take to read an answer of the relay's own.
+const REFUSAL: Duration = Duration::from_secs(30);
 
 /// The requests of one address.
 pub struct Edge {
@@ -60,6 +63,12 @@ pub fn service(
     live: Arc<Live<State>>,
     metrics: SharedMetrics,
 ) -> Box<dyn ServiceWithDependents> {
+    Box::new(edge(address, side, live, metrics))
+}
+
+/// The same, to be run by the caller.
+#[must_use]
+pub fn edge(address: SocketAddr, side: Side, live: Arc<Live<State>>, metrics: SharedMetrics) -> Service<Edge> {
     let mut listeners = Listeners::new();
     // The gate has its own buffer; pingora's would only be copied through and kept by every idle connection.
     listeners.add_listener(ListenerConfig::tcp(address.to_string()).l4_buffer(L4BufferSettings::unbuffered()));
@@ -69,7 +78,7 @@ pub fn service(
         Side::Inbound => format!("inbound {address}"),
         Side::Outbound => format!("outbound {address}"),
     };
-    Box::new(Service::with_listeners(name, listeners, edge))
+    Service::with_listeners(name, listeners, edge)
 }
 
 #[async_trait]
@@ -97,21 +106,22 @@ impl Edge {
         mut shutdown: ShutdownWatch,
     ) {
         keep_pool_swept();
-        let (gate, handle) = Gate::new(stream, limits);
+        let conversation = Conversation::new(limits);
+        let client = Client::new(client);
         let service = {
-            let handle = handle.clone();
+            let conversation = Arc::clone(&conversation);
             let edge = Arc::clone(self);
             service_fn(move |request| {
-                let (edge, handle) = (Arc::clone(&edge), handle.clone());
+                let (edge, client, conversation) = (Arc::clone(&edge), client.clone(), Arc::clone(&conversation));
                 // Boxed, so that an idle connection holds no room for a request's state.
-                async move { Ok::<_, Infallible>(Box::pin(edge.answer(request, client, handle)).await) }
+                async move { Ok::<_, Infallible>(Box::pin(edge.answer(request, client, conversation)).await) }
             })
         };
         let connection = http1::Builder::new()
             .max_headers(limits.head_fields)
             .max_buf_size(limits.head_bytes.max(64 * 1024))
             .auto_date_header(false)
-            .serve_connection(gate, service)
+            .serve_connection(TokioIo::new(Gate::new(stream, Arc::clone(&conversation))), service)
             .with_upgrades();
         let mut connection = pin!(connection);
         let mut leaving = pin!(async move {
@@ -119,9 +129,8 @@ impl Edge {
             let _ = shutdown.changed().await;
         });
         let mut left = false;
-        let mut over = false;
-        let mut timer = pin!(sleep_until(handle.deadline().unwrap_or_else(Instant::now)));
         poll_fn(|cx| {
+            conversation.deadline.wake(cx);
             loop {
                 if connection.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(());
@@ -131,79 +140,60 @@ impl Edge {
                     connection.as_mut().graceful_shutdown();
                     continue;
                 }
-                if let Some(fault) = handle.unanswered() {
-                    over = true;
-                    self.refused(&handle, &Failure::Framing(fault));
-                    // Whoever does not read the answer has a while, and no more.
-                    handle.give_up(Instant::now() + limits.head_time.min(Duration::from_secs(5)));
-                    continue;
-                }
-                if timer.as_mut().poll(cx).is_pending() {
+                if !conversation.deadline.is_due() {
                     return Poll::Pending;
                 }
-                // The timer was set for some deadline; what counts is the one that holds now.
-                match handle.deadline() {
-                    Some(deadline) if deadline <= Instant::now() => {
-                        if over {
-                            return Poll::Ready(());
-                        }
-                        over = true;
-                        if handle.in_head() {
-                            self.refused(&handle, &Failure::RequestTimeout);
-                        }
-                        // Writes the farewell, if there is one, and closes; a peer that does not read has the same time again.
-                        connection.as_mut().graceful_shutdown();
-                        handle.give_up(Instant::now() + limits.head_time.min(Duration::from_secs(5)));
-                        timer.as_mut().reset(handle.deadline().unwrap_or_else(Instant::now));
-                    }
-                    Some(deadline) => timer.as_mut().reset(deadline),
-                    None => timer.as_mut().reset(Instant::now() + limits.idle_time.min(limits.head_time)),
+                // Whoever works on a message has just had a turn to answer that it is late, so here is a peer that does not read. Without a
+                // message, the connection was idle for long enough, or a head did not come in time, which is answered.
+                if !conversation.is_idle() || !conversation.out_of_time() {
+                    return Poll::Ready(());
                 }
             }
         })
         .await;
-    }
-
-    /// Answers for the codec, which never saw the request.
-    fn refused(&self, handle: &GateHandle, failure: &Failure) {
-        let Some(cause) = answer::cause_of(failure) else { return };
-        if let Some(farewell) = answer::farewell(failure) {
-            handle.say_farewell(farewell);
-        }
-        Message { request_id: NONE, site: NONE, rule: None, status: cause.status.as_u16() }.failed(cause.code, failure);
-        if let Some((_, state)) = self.live.current().listener(self.address, self.side) {
-            state.no_site.answered(None, cause.code, cause.status, Duration::ZERO);
+        if let Some(mut tunnel) = conversation.take_tunnel() {
+            poll_fn(|cx| {
+                conversation.deadline.wake(cx);
+                if tunnel.as_mut().poll(cx).is_ready() || conversation.deadline.is_due() {
+                    return Poll::Ready(());
+                }
+                Poll::Pending
+            })
+            .await;
         }
     }
 
     async fn answer(
         self: Arc<Self>,
         request: Request<Incoming>,
-        client: Option<IpAddr>,
-        gate: GateHandle,
+        client: Client,
+        conversation: Arc<Conversation>,
     ) -> Response<DownBody> {
         let started = Instant::now();
-        let id = request_id(request.headers());
+        let refusal = conversation.take_request();
         let state = self.live.hold();
-        let failure = match self.site(&state, &request) {
+        let id = request_id(request.headers());
+        let sited = match refusal {
+            Some(failure) => Err(failure),
+            None => self.site(&state, &request),
+        };
+        let failure = match sited {
             Ok((site, target)) => {
                 let shared = Shared {
                     connector: &self.connector,
                     engine: &state.engine,
                     roles: &state.roles,
                     edge: self.side,
-                    client,
-                    gate: &gate,
+                    client: &client,
+                    conversation: &conversation,
                 };
                 return Exchange::new(shared, &site, target.as_deref(), id).run(request).await;
             }
             Err(failure) => failure,
         };
-        if request.method() == Method::CONNECT {
-            gate.decide_upgrade(false);
-        }
+        let done = Done::new(Arc::clone(&conversation), REFUSAL);
         let Some(cause) = answer::cause_of(&failure) else {
-            return Response::new(DownBody::whole(bytes::Bytes::new(), Done::new(gate)));
+            return Response::new(DownBody::whole(bytes::Bytes::new(), done));
         };
         let text = id.to_str().unwrap_or_default();
         Message { request_id: text, site: NONE, rule: None, status: cause.status.as_u16() }
@@ -213,7 +203,7 @@ impl Edge {
         }
         let mut response = answer::problem(cause, &failure, text, None);
         response.headers_mut().insert("x-request-id", id);
-        response.map(|body| DownBody::whole(body, Done::new(gate)))
+        response.map(|body| DownBody::whole(body, done))
     }
 
     #[allow(clippy::type_complexity, reason = "a site, and a target where the relay took a part of it")]

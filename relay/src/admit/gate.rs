@@ -1,290 +1,255 @@
 //! The byte stream between the socket and the codec: every head and chunk is read strictly before the codec sees it.
 //!
-//! What is refused never reaches the codec. Requests that came before it on the connection are answered first; then the codec sees
-//! the end of the stream, and the gate writes its own answer where the codec would only close.
+//! Bytes go straight into the codec's buffer and are looked at there; what is not beyond doubt is taken back before the codec is told of it. Only
+//! a head that comes in pieces is collected here first. In the place of a head that is refused the codec gets [`MARKER`], a request of our own: so
+//! earlier requests are answered first, and the refusal in its turn by a handler, like any other request.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes, BytesMut};
-use hyper::rt::ReadBufCursor;
+use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Instant;
 use tokio_util::io::poll_read_buf;
 
 use super::chunked::Chunked;
+use super::conversation::{Conversation, LINGER};
 use super::head::{self, BodyFraming};
-use crate::config::resolved::ConnectionLimits;
-use crate::error::Framing;
+use crate::error::{Failure, Framing};
 
-/// Bytes asked for at a time.
-const READ_SIZE: usize = 8 * 1024;
+/// What the codec gets in the place of a refused head. It is the last request of its connection.
+const MARKER: &[u8] = b"GET / HTTP/1.1\r\nHost: refused.invalid\r\nConnection: close\r\n\r\n";
+
+/// Bytes asked for at a time while a head comes in pieces.
+const PIECE: usize = 4 * 1024;
 
 /// Most bytes that are read and thrown away after a refusal, so that the client gets to read the answer.
-const LINGER_MAX: usize = 256 * 1024;
+const LINGER_MAX: usize = 1024 * 1024;
 
 /// Where the stream is in the message that comes in.
 #[derive(Debug)]
 enum Phase {
-    /// Between messages, or inside a head of which this many bytes were looked at.
-    Head { seen: usize, line_start: usize },
+    /// Between messages, or inside a head.
+    Head(Progress),
     /// Inside a body, with this much to come.
     Length(u64),
     /// Inside a chunked body.
     Chunked(Box<Chunked>),
-    /// After a head that asks for another protocol: nobody knows yet what follows.
+    /// After a message whose head asks for another protocol: nobody knows yet what follows.
     Undecided,
     /// Another protocol was agreed on: bytes are bytes.
     Raw,
-    /// Refused between two messages.
+    /// Refused between two messages: the codec has its marker.
     Refused,
     /// Refused inside a body: the codec is told so.
     Broken,
 }
 
-/// What gate, handlers and the connection's task tell each other.
-#[derive(Debug, Default)]
-struct Shared {
-    /// Heads that were let through.
-    heads: AtomicU64,
-    /// Answers that were given, to the last byte.
-    answered: AtomicU64,
-    slow: Mutex<Slow>,
-}
-
-#[derive(Debug, Default)]
-struct Slow {
-    refusal: Option<Framing>,
-    /// Written before the stream is shut down.
-    farewell: Option<Bytes>,
-    /// What became of the wish for another protocol.
-    upgraded: Option<bool>,
-    reader: Option<Waker>,
-    deadline: Option<Instant>,
-    in_head: bool,
-    given_up: bool,
-    /// The refusal was of a head, which no handler saw: the answer to it is the farewell.
-    unheard: bool,
-    /// The farewell was handed over.
-    said: bool,
-}
-
-/// The handlers' and the task's end of a gate; cheap to clone.
-#[derive(Debug, Clone)]
-pub struct GateHandle(Arc<Shared>);
-
-impl GateHandle {
-    fn slow(&self) -> MutexGuard<'_, Slow> {
-        self.0.slow.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What the gate refused, if it did. A handler whose body breaks off looks here for the cause.
-    #[must_use]
-    pub fn refusal(&self) -> Option<Framing> {
-        self.slow().refusal
-    }
-
-    /// The refusal of a head that still needs its answer.
-    #[must_use]
-    pub fn unanswered(&self) -> Option<Framing> {
-        let slow = self.slow();
-        slow.refusal.filter(|_| slow.unheard && !slow.said)
-    }
-
-    /// What is written when the codec is through with the earlier requests and closes.
-    pub fn say_farewell(&self, answer: Bytes) {
-        let mut slow = self.slow();
-        slow.farewell = Some(answer);
-        slow.said = true;
-        drop(slow);
-        self.wake();
-    }
-
-    /// One more answer is out, to its last byte.
-    pub fn answered(&self) {
-        self.0.answered.fetch_add(1, Ordering::Relaxed);
-        self.wake();
-    }
-
-    /// Tells what became of the request's wish for another protocol.
-    pub fn decide_upgrade(&self, agreed: bool) {
-        self.slow().upgraded = Some(agreed);
-        self.wake();
-    }
-
-    /// When the head that is awaited must be complete, or the idle connection is closed; `None` while a message is worked on.
-    #[must_use]
-    pub fn deadline(&self) -> Option<Instant> {
-        self.slow().deadline
-    }
-
-    /// Whether some bytes of a head have come.
-    #[must_use]
-    pub fn in_head(&self) -> bool {
-        self.slow().in_head
-    }
-
-    /// The codec sees the end of the stream from now on; whatever is left to do has until `deadline`.
-    pub fn give_up(&self, deadline: Instant) {
-        let mut slow = self.slow();
-        slow.given_up = true;
-        slow.deadline = Some(deadline);
-    }
-
-    fn all_answered(&self) -> bool {
-        self.0.answered.load(Ordering::Relaxed) >= self.0.heads.load(Ordering::Relaxed)
-    }
-
-    fn wake(&self) {
-        let reader = self.slow().reader.take();
-        if let Some(reader) = reader {
-            reader.wake();
-        }
-    }
+/// How far a head was looked at, from its first byte.
+#[derive(Debug, Default, Clone, Copy)]
+struct Progress {
+    seen: usize,
+    line: usize,
 }
 
 /// A connection behind the gate.
 #[derive(Debug)]
 pub struct Gate<S> {
     stream: S,
-    buffer: BytesMut,
-    /// Bytes at the start of the buffer that the codec may have.
-    released: usize,
     phase: Phase,
-    shared: GateHandle,
-    limits: ConnectionLimits,
-    lingered: usize,
+    /// The message that comes in asks for another protocol.
+    wishes: bool,
+    /// Bytes taken back from the codec: a head that is not complete, or what follows a wish for another protocol.
+    held: BytesMut,
+    /// Bytes at the start of `held` that the codec may have.
+    released: usize,
+    conversation: Arc<Conversation>,
+    /// The last write found no room.
+    blocked: bool,
     shut: bool,
+    lingered: usize,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Gate<S> {
-    /// Guards a fresh connection; the time for its first head runs from now.
-    pub fn new(stream: S, limits: ConnectionLimits) -> (Self, GateHandle) {
-        let shared = GateHandle(Arc::default());
-        shared.slow().deadline = Some(Instant::now() + limits.head_time);
-        let gate = Self {
+    /// Guards a fresh connection.
+    pub fn new(stream: S, conversation: Arc<Conversation>) -> Self {
+        Self {
             stream,
-            buffer: BytesMut::new(),
+            phase: Phase::Head(Progress::default()),
+            wishes: false,
+            held: BytesMut::new(),
             released: 0,
-            phase: Phase::Head { seen: 0, line_start: 0 },
-            shared: shared.clone(),
-            limits,
-            lingered: 0,
+            conversation,
+            blocked: false,
             shut: false,
-        };
-        (gate, shared)
+            lingered: 0,
+        }
     }
 
-    /// Looks at all bytes that have come, and releases what is beyond doubt.
-    fn examine(&mut self) {
-        while self.released < self.buffer.len() {
-            let fresh = &self.buffer[self.released..];
+    /// Looks at bytes that have come: the number of them, from the start, that the codec may have.
+    fn examine(&mut self, bytes: &[u8]) -> usize {
+        let mut passed = 0;
+        while passed < bytes.len() {
+            let fresh = &bytes[passed..];
             match &mut self.phase {
-                Phase::Head { seen, line_start } => match find_end(fresh, seen, line_start) {
-                    Ok(Some(end)) if end <= self.limits.head_bytes => self.head(end),
-                    Ok(None) if fresh.len() < self.limits.head_bytes => {
-                        self.head_begun();
-                        return;
+                Phase::Head(progress) => match find_end(fresh, progress) {
+                    Ok(Some(end)) if end <= self.conversation.limits().head_bytes => {
+                        match head::read(overlooked(&fresh[..end]), self.conversation.limits().head_fields) {
+                            Ok(head) => {
+                                passed += end;
+                                self.wishes = head.upgrade;
+                                self.phase = match head.body {
+                                    BodyFraming::Length(0) => self.next(),
+                                    BodyFraming::Length(length) => Phase::Length(length),
+                                    BodyFraming::Chunked => Phase::Chunked(Box::default()),
+                                };
+                                self.conversation.head_came(head.upgrade);
+                            }
+                            Err(fault) => {
+                                self.refuse(Failure::Framing(fault));
+                                return passed;
+                            }
+                        }
                     }
-                    Ok(_) => return self.refuse(Framing::HeadTooLarge, Phase::Refused),
-                    Err(fault) => return self.refuse(fault, Phase::Refused),
+                    Ok(None) if fresh.len() < self.conversation.limits().head_bytes => {
+                        self.conversation.head_begins();
+                        return passed;
+                    }
+                    Ok(_) => {
+                        self.refuse(Failure::Framing(Framing::HeadTooLarge));
+                        return passed;
+                    }
+                    Err(fault) => {
+                        self.refuse(Failure::Framing(fault));
+                        return passed;
+                    }
                 },
                 Phase::Length(left) => {
                     let n = usize::try_from(*left).unwrap_or(usize::MAX).min(fresh.len());
                     *left -= n as u64;
-                    self.released += n;
+                    passed += n;
                     if *left == 0 {
-                        self.phase = Phase::Head { seen: 0, line_start: 0 };
+                        self.phase = self.next();
                     }
                 }
                 Phase::Chunked(body) => match body.read(fresh) {
                     Ok(n) => {
-                        self.released += n;
+                        passed += n;
                         if body.is_done() {
-                            self.phase = Phase::Head { seen: 0, line_start: 0 };
+                            self.phase = self.next();
                         }
                     }
-                    Err(fault) => return self.refuse(fault, Phase::Broken),
+                    Err(_) => {
+                        self.conversation.breaks();
+                        self.phase = Phase::Broken;
+                        return passed;
+                    }
                 },
-                Phase::Raw => self.released = self.buffer.len(),
-                Phase::Undecided | Phase::Refused | Phase::Broken => return,
+                Phase::Raw => return bytes.len(),
+                Phase::Undecided | Phase::Refused | Phase::Broken => return passed,
             }
         }
+        passed
     }
 
-    fn head(&mut self, end: usize) {
-        let from = self.released;
-        // RFC 9112 §2.2: one empty line before a request is overlooked; the codec need not see it.
-        let head = &self.buffer[from..from + end];
-        match head::read(head.strip_prefix(b"\r\n").unwrap_or(head), self.limits.head_fields) {
-            Ok(head) => {
-                self.released += end;
-                self.shared.0.heads.fetch_add(1, Ordering::Relaxed);
-                let mut slow = self.shared.slow();
-                slow.deadline = None;
-                slow.in_head = false;
-                drop(slow);
-                self.phase = match head.body {
-                    _ if head.upgrade => Phase::Undecided,
-                    BodyFraming::Length(0) => Phase::Head { seen: 0, line_start: 0 },
-                    BodyFraming::Length(length) => Phase::Length(length),
-                    BodyFraming::Chunked => Phase::Chunked(Box::default()),
-                };
+    /// What follows a message.
+    fn next(&self) -> Phase {
+        if self.wishes { Phase::Undecided } else { Phase::Head(Progress::default()) }
+    }
+
+    fn refuse(&mut self, failure: Failure) {
+        self.conversation.refuse(failure);
+        self.phase = Phase::Refused;
+    }
+
+    /// Looks at what is held.
+    fn examine_held(&mut self) {
+        let held = std::mem::take(&mut self.held);
+        self.released = self.examine(&held);
+        self.held = held;
+        self.mark();
+    }
+
+    /// Puts the marker in the place of a refused head and of everything after it.
+    fn mark(&mut self) {
+        if matches!(self.phase, Phase::Refused) {
+            self.held.truncate(self.released);
+            self.held.extend_from_slice(MARKER);
+            self.released = self.held.len();
+        }
+    }
+
+    /// Sees to it that something can be given to the codec: released bytes or, where none can be held back, `true` to read into its buffer.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        loop {
+            if self.released > 0 {
+                return Poll::Ready(Ok(false));
             }
-            Err(fault) => self.refuse(fault, Phase::Refused),
+            match self.phase {
+                Phase::Broken => return Poll::Ready(Err(io::ErrorKind::InvalidData.into())),
+                // The codec works on the marker, or will; it needs no more.
+                Phase::Refused => return Poll::Pending,
+                Phase::Undecided => match self.conversation.upgrade(cx) {
+                    None => return Poll::Pending,
+                    Some(agreed) => {
+                        self.phase = if agreed { Phase::Raw } else { Phase::Head(Progress::default()) };
+                        self.examine_held();
+                        continue;
+                    }
+                },
+                Phase::Head(_) if self.conversation.is_late() => {
+                    self.held.clear();
+                    self.refuse(Failure::RequestTimeout);
+                    self.mark();
+                    continue;
+                }
+                _ => {}
+            }
+            if self.held.is_empty() {
+                return Poll::Ready(Ok(true));
+            }
+            self.held.reserve(PIECE);
+            if ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.held))? == 0 {
+                // The client left in the middle of a head.
+                return Poll::Ready(Ok(false));
+            }
+            self.examine_held();
         }
     }
 
-    /// The first bytes of a head are here, and the rest has to follow in its time.
-    fn head_begun(&self) {
-        let mut slow = self.shared.slow();
-        if !slow.in_head {
-            slow.in_head = true;
-            let deadline = Instant::now() + self.limits.head_time;
-            // The first head's time runs from the accept.
-            slow.deadline =
-                Some(slow.deadline.filter(|_| self.shared.0.heads.load(Ordering::Relaxed) == 0).unwrap_or(deadline));
+    fn wrote(&mut self, polled: &Poll<io::Result<usize>>, offered: usize) {
+        match polled {
+            Poll::Ready(Ok(n)) => {
+                if self.blocked || *n < offered {
+                    self.conversation.slowly_read();
+                }
+                self.blocked = false;
+                if matches!(self.phase, Phase::Raw) {
+                    self.conversation.moves();
+                }
+            }
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => self.blocked = true,
         }
-    }
-
-    fn refuse(&mut self, fault: Framing, phase: Phase) {
-        self.buffer.truncate(self.released);
-        let unheard = matches!(phase, Phase::Refused);
-        self.phase = phase;
-        let mut slow = self.shared.slow();
-        slow.unheard = unheard;
-        slow.refusal = Some(fault);
-        slow.deadline = None;
-    }
-
-    /// Reads into our buffer; 0 at the end of the stream.
-    fn fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.buffer.is_empty() && self.buffer.capacity() < READ_SIZE / 2 {
-            // Taken only now that something may come, and given back when it is empty: idle connections hold no buffer.
-            self.buffer = BytesMut::new();
-        }
-        self.buffer.reserve(READ_SIZE);
-        let polled = poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.buffer);
-        if polled.is_pending() && self.buffer.is_empty() {
-            self.buffer = BytesMut::new();
-        }
-        polled
     }
 }
 
+/// RFC 9112 §2.2: one empty line before a request is overlooked.
+fn overlooked(head: &[u8]) -> &[u8] {
+    head.strip_prefix(b"\r\n").unwrap_or(head)
+}
+
 /// The end of a head, counted from its start: after the first empty line that is not its first. Remembers how far it looked.
-fn find_end(fresh: &[u8], seen: &mut usize, line_start: &mut usize) -> Result<Option<usize>, Framing> {
+fn find_end(fresh: &[u8], progress: &mut Progress) -> Result<Option<usize>, Framing> {
+    let Progress { seen, line } = progress;
     while let Some(at) = memchr::memchr(b'\n', &fresh[*seen..]) {
         let at = *seen + at;
-        let line = fresh[*line_start..at].strip_suffix(b"\r").ok_or(Framing::BareLineEnd)?;
-        let first = *line_start == 0;
-        let empty = line.is_empty();
+        let text = fresh[*line..at].strip_suffix(b"\r").ok_or(Framing::BareLineEnd)?;
+        let end = text.is_empty() && *line > 0;
         *seen = at + 1;
-        *line_start = at + 1;
-        if empty && !first {
+        *line = at + 1;
+        if end {
             return Ok(Some(at + 1));
         }
     }
@@ -292,93 +257,81 @@ fn find_end(fresh: &[u8], seen: &mut usize, line_start: &mut usize) -> Result<Op
     Ok(None)
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> hyper::rt::Read for Gate<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, mut out: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        let gate = &mut *self;
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gate<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let gate = self.get_mut();
         loop {
-            if gate.released > 0 {
+            if !ready!(gate.poll_ready(cx))? {
                 let n = gate.released.min(out.remaining());
-                out.put_slice(&gate.buffer[..n]);
-                gate.buffer.advance(n);
+                out.put_slice(&gate.held[..n]);
+                gate.held.advance(n);
                 gate.released -= n;
+                if gate.held.is_empty() {
+                    // An idle connection keeps no buffer.
+                    gate.held = BytesMut::new();
+                }
                 return Poll::Ready(Ok(()));
             }
-            match gate.phase {
-                Phase::Broken => return Poll::Ready(Err(io::ErrorKind::InvalidData.into())),
-                Phase::Refused => {
-                    gate.shared.slow().reader = Some(cx.waker().clone());
-                    // The codec takes the end of the stream for a client that left, so the earlier requests come first; and once it
-                    // closes, the farewell has to be there.
-                    let said = gate.shared.slow().said;
-                    return if said && gate.shared.all_answered() { Poll::Ready(Ok(())) } else { Poll::Pending };
-                }
-                Phase::Undecided => {
-                    let mut slow = gate.shared.slow();
-                    match slow.upgraded.take() {
-                        Some(agreed) => {
-                            drop(slow);
-                            gate.phase = if agreed { Phase::Raw } else { Phase::Head { seen: 0, line_start: 0 } };
-                            gate.examine();
-                            continue;
-                        }
-                        None => {
-                            slow.reader = Some(cx.waker().clone());
-                            return Poll::Pending;
-                        }
-                    }
-                }
-                Phase::Head { seen, .. } if gate.shared.all_answered() => {
-                    let mut slow = gate.shared.slow();
-                    if slow.given_up {
-                        return Poll::Ready(Ok(()));
-                    }
-                    if seen == 0 && slow.deadline.is_none() {
-                        slow.deadline = Some(Instant::now() + gate.limits.idle_time);
-                    }
-                }
-                _ => {}
-            }
-            if ready!(gate.fill(cx))? == 0 {
+            let before = out.filled().len();
+            ready!(Pin::new(&mut gate.stream).poll_read(cx, out))?;
+            let fresh = &out.filled()[before..];
+            if fresh.is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            gate.examine();
+            let passed = gate.examine(fresh);
+            if matches!(gate.phase, Phase::Raw) {
+                gate.conversation.moves();
+            }
+            if passed < fresh.len() {
+                if matches!(gate.phase, Phase::Head(_) | Phase::Undecided) {
+                    gate.held.extend_from_slice(&fresh[passed..]);
+                }
+                out.set_filled(before + passed);
+                gate.mark();
+            }
+            if passed > 0 {
+                return Poll::Ready(Ok(()));
+            }
         }
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> hyper::rt::Write for Gate<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gate<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let gate = self.get_mut();
+        let polled = Pin::new(&mut gate.stream).poll_write(cx, bytes);
+        gate.wrote(&polled, bytes.len());
+        polled
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let gate = self.get_mut();
+        let polled = Pin::new(&mut gate.stream).poll_write_vectored(cx, slices);
+        gate.wrote(&polled, slices.iter().map(|s| s.len()).sum());
+        polled
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let gate = &mut *self;
-        loop {
-            let farewell = gate.shared.slow().farewell.take();
-            let Some(mut farewell) = farewell else { break };
-            match Pin::new(&mut gate.stream).poll_write(cx, &farewell) {
-                Poll::Ready(Ok(n)) if n < farewell.len() => {
-                    farewell.advance(n);
-                    gate.shared.slow().farewell = Some(farewell);
-                }
-                Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => {
-                    gate.shared.slow().farewell = Some(farewell);
-                    return Poll::Pending;
-                }
-            }
-        }
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let gate = self.get_mut();
         if !gate.shut {
             ready!(Pin::new(&mut gate.stream).poll_flush(cx))?;
             ready!(Pin::new(&mut gate.stream).poll_shutdown(cx))?;
             gate.shut = true;
+            gate.conversation.deadline.set(LINGER);
         }
-        if matches!(gate.phase, Phase::Head { seen: 0, .. } | Phase::Raw) {
+        if gate.held.is_empty() && matches!(gate.phase, Phase::Head(_) | Phase::Raw) {
             return Poll::Ready(Ok(()));
         }
         // Something was left unread. Closing now would reset the connection and could take our answer with it, so read a while.
@@ -392,17 +345,5 @@ impl<S: AsyncRead + AsyncWrite + Unpin> hyper::rt::Write for Gate<S> {
             }
         }
         Poll::Ready(Ok(()))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
     }
 }

@@ -5,10 +5,13 @@
 //!
 //! 1. [`head`]: the grammar of one head, and how its body is framed;
 //! 2. [`chunked`]: the grammar of a chunked body;
-//! 3. [`gate`]: the byte stream that lets pass what the two accept, and answers for what they refuse.
+//! 3. [`gate`]: the byte stream that lets pass what the two accept, and marks what they refuse;
+//! 4. [`conversation`]: what gate, handlers and the connection's task tell each other.
 
 pub mod chunked;
+pub mod conversation;
 pub mod gate;
 pub mod head;
 
-pub use gate::{Gate, GateHandle};
+pub use conversation::Conversation;
+pub use gate::Gate;

@@ -3,8 +3,8 @@
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::Body;
-use tokio::time::{Instant, timeout_at};
 
+use crate::deadline::Deadline;
 use crate::error::{Failure, Side};
 
 /// Most bytes that are reserved on the word of a `Content-Length`: more are reserved as they come.
@@ -33,11 +33,11 @@ impl<E> HoldError<E> {
     }
 }
 
-/// Reads the whole body, at most `limit` bytes, by the deadline. Trailers are dropped: the body's framing becomes its length.
+/// Reads the whole body, at most `limit` bytes, by the connection's deadline. Trailers are dropped: the body's framing becomes its length.
 ///
 /// # Errors
 /// The body is too large, late, or broke off.
-pub async fn hold<B>(mut body: B, limit: usize, deadline: Instant) -> Result<Bytes, HoldError<B::Error>>
+pub async fn hold<B>(mut body: B, limit: usize, deadline: &Deadline) -> Result<Bytes, HoldError<B::Error>>
 where
     B: Body<Data = Bytes> + Unpin,
 {
@@ -71,5 +71,5 @@ where
         }
         Ok(if whole.is_empty() { first } else { whole.freeze() })
     };
-    timeout_at(deadline, read).await.unwrap_or(Err(HoldError::Late))
+    deadline.bound(read).await.unwrap_or(Err(HoldError::Late))
 }

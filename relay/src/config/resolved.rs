@@ -77,6 +77,22 @@ pub struct HostTable {
 }
 
 impl HostTable {
+    /// Sites by exact host name, lower case without port, and by suffix with its leading dot. Of two equal ones the first counts.
+    #[must_use]
+    pub fn new(
+        exact: impl IntoIterator<Item = (Box<str>, Arc<Site>)>,
+        suffixes: impl IntoIterator<Item = (Box<str>, Arc<Site>)>,
+    ) -> Self {
+        let mut table = Self::default();
+        for (host, site) in exact {
+            table.exact.entry(host).or_insert(site);
+        }
+        table.suffixes.extend(suffixes);
+        // Stable, so of two equal ones the first stays first.
+        table.suffixes.sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.len()));
+        table
+    }
+
     /// The site of a host name: lower case, without port, without trailing dot.
     #[must_use]
     pub fn get(&self, host: &str) -> Option<&Arc<Site>> {

@@ -1,23 +1,23 @@
 //! The order of things for one request: route, hold, transform, and only then a byte upstream; the same for the response.
 
-use std::net::IpAddr;
-use std::time::Duration;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use e3_wire::{Context, Direction as Way};
 use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
-use http::{Request, Response, StatusCode, Uri, Version};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use pingora_core::connectors::TransportConnector;
-use tokio::time::Instant;
 
 use super::headers;
 use super::stream::{Done, DownBody, UpBody};
-use super::up::{self, Driven};
-use crate::admit::GateHandle;
+use super::up::{self, Connection, Driven};
+use crate::admit::Conversation;
 use crate::answer;
 use crate::body::hold::{HoldError, hold};
 use crate::body::{FieldOutcome, Outgoing, Report, Sealed, transform};
@@ -43,10 +43,26 @@ pub struct Shared<'a> {
     pub roles: &'a RoleMetrics,
     /// Which relay this is.
     pub edge: Edge,
-    /// The client's address.
-    pub client: Option<IpAddr>,
-    /// The connection's gate.
-    pub gate: &'a GateHandle,
+    /// Who asks.
+    pub client: &'a Client,
+    /// The connection's state.
+    pub conversation: &'a Arc<Conversation>,
+}
+
+/// The client of a connection: its address as text, made once.
+#[derive(Debug, Clone)]
+pub struct Client(Option<HeaderValue>);
+
+impl Client {
+    /// A client by its address.
+    #[must_use]
+    pub fn new(address: Option<IpAddr>) -> Self {
+        Self(address.and_then(|address| HeaderValue::from_str(&address.to_string()).ok()))
+    }
+
+    fn text(&self) -> &str {
+        self.0.as_ref().and_then(|v| v.to_str().ok()).unwrap_or_default()
+    }
 }
 
 /// One request at one site.
@@ -83,7 +99,7 @@ impl<'a> Exchange<'a> {
 
     /// Works the request off, and always has an answer: the upstream's, or a problem that says why not.
     pub async fn run(mut self, request: Request<Incoming>) -> Response<DownBody> {
-        let mut done = Done::new(self.shared.gate.clone());
+        let mut done = Done::new(Arc::clone(self.shared.conversation), self.site.site.limits.stream_time);
         done.hold(self.site.metrics.request());
         let old = headers::is_old(request.version());
         let (status, outcome, response) = match self.attempt(request).await {
@@ -96,10 +112,8 @@ impl<'a> Exchange<'a> {
             }
             Err(failure) => {
                 // What broke a body off may be a chunk that the gate refused.
-                let failure = match (failure, self.shared.gate.refusal()) {
-                    (Failure::ClientGone, Some(fault)) => Failure::Framing(fault),
-                    (failure, _) => failure,
-                };
+                let failure =
+                    if failure == Failure::ClientGone { self.shared.conversation.breakage() } else { failure };
                 let (status, code, response) = self.refuse(&failure);
                 let message = self.message(status);
                 message.failed(code, &failure);
@@ -186,9 +200,6 @@ impl<'a> Exchange<'a> {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return self.tunnel(response, client_upgrade);
         }
-        if upgrade.is_some() {
-            self.shared.gate.decide_upgrade(false);
-        }
         self.response(response, &route, &method).await
     }
 
@@ -213,7 +224,10 @@ impl<'a> Exchange<'a> {
         if body.size_hint().lower() > 0 {
             media?;
         }
-        let held = hold(body, limits.body, Instant::now() + limits.body_time).await;
+        let deadline = &self.shared.conversation.deadline;
+        deadline.set(limits.body_time);
+        let held = hold(body, limits.body, deadline).await;
+        deadline.clear();
         let text = held.map_err(|e| e.failure(Side::Request, Failure::ClientGone))?;
         if text.is_empty() {
             return Ok(Sealed::none());
@@ -235,7 +249,6 @@ impl<'a> Exchange<'a> {
         method: &str,
         side: Side,
     ) -> Result<(Sealed<S>, Report), Failure> {
-        let client = self.shared.client.map(|c| c.to_string()).unwrap_or_default();
         let direction = match (self.shared.edge, side) {
             (Edge::Inbound, Side::Request) => Way::InboundRequest,
             (Edge::Inbound, Side::Response) => Way::InboundResponse,
@@ -246,7 +259,7 @@ impl<'a> Exchange<'a> {
             request_id: self.id.to_str().unwrap_or_default(),
             direction,
             destination: if direction == Way::InboundResponse { "" } else { &self.site.destination },
-            source: &client,
+            source: self.shared.client.text(),
             method,
         };
         let outcome = transform::<S>(plan, text, self.shared.engine, &context, side).await;
@@ -276,7 +289,7 @@ impl<'a> Exchange<'a> {
         head.headers.insert(REQUEST_ID, self.id.clone());
         if self.shared.edge == Edge::Inbound {
             let host = head.headers.get(header::HOST).cloned();
-            headers::forwarded(&mut head.headers, self.shared.client, host.as_ref());
+            headers::forwarded(&mut head.headers, self.shared.client.0.as_ref(), host.as_ref());
         }
         if let Some(host) = &up.host {
             head.headers.insert(header::HOST, HeaderValue::from_str(host).map_err(|_| Failure::Internal)?);
@@ -296,63 +309,91 @@ impl<'a> Exchange<'a> {
         Ok(())
     }
 
-    /// Sends the request, again on a fresh connection where nothing of it reached a server.
+    /// Sends the request. Again, on a fresh connection, where nothing of it reached a server, or where an idle connection broke under a request that
+    /// has no body and may be repeated (RFC 9110 §9.2.2).
     async fn send(&self, head: Parts, mut body: Sealed<Incoming>) -> Result<Response<Driven>, Failure> {
-        let site = self.site;
-        let limits = &site.site.limits;
-        let connect_by = Instant::now() + limits.connect_time;
-        let replayable = body.is_replayable();
+        let limits = &self.site.site.limits;
+        let deadline = &self.shared.conversation.deadline;
         let length = body.content_length();
-        let mut head = Some(head);
+        let outgoing = body.send().ok_or(Failure::Internal)?;
+        let up = UpBody::new(outgoing, self.shared.conversation, limits);
+        let mut request = Request::from_parts(head, up);
+        frame(&mut request, length);
+        let may_repeat = request.body().is_end_stream() && request.method().is_idempotent();
         let mut fresh = false;
         loop {
-            let server = site.balance.select().ok_or(Failure::UpstreamConnect)?;
-            let (connection, reused) =
-                up::connect(self.shared.connector, &site.target, server, connect_by, fresh).await?;
-            let outgoing = body.send().ok_or(Failure::UpstreamProtocol)?;
-            let Some(mut parts) = (if replayable { head.clone() } else { head.take() }) else {
-                return Err(Failure::UpstreamProtocol);
-            };
-            // A body of known length is sent with exactly that; methods that expect one say 0 (RFC 9110 §8.6).
-            let says_zero = matches!(parts.method.as_str(), "POST" | "PUT" | "PATCH");
-            match (length, &outgoing) {
-                (Some(0), _) if !says_zero => {}
-                (Some(n), _) => {
-                    parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(n));
-                }
-                (None, Outgoing::Stream(stream)) => {
-                    if let Some(n) = stream.size_hint().exact().filter(|n| *n > 0 || says_zero) {
-                        parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(n));
-                    }
-                }
-                (None, _) => {}
+            let (connection, server, reused) = self.connect(fresh).await?;
+            if !request.body().is_stream() {
+                deadline.set(limits.response_time);
             }
-            let request = Request::from_parts(parts, UpBody::new(outgoing, limits));
-            // A streamed body has its own times; a whole one is written at once.
-            let body_time = if replayable { Duration::ZERO } else { limits.stream_time };
-            let deadline = Instant::now() + body_time + limits.response_time;
-            match up::send(connection, &site.target, server, request, deadline).await {
+            let again = (reused && may_repeat).then(|| copy_of(&request));
+            match up::send(connection, &self.site.target, server, request, deadline).await {
                 Ok(response) => return Ok(response),
-                // An idle connection may have been closed under our hands. Only what reached no server is sent again.
-                Err(attempt) if attempt.unsent && reused && replayable && !fresh => fresh = true,
+                // An idle connection may have been closed under our hands.
+                Err(attempt) if reused => {
+                    request = match (attempt.unsent, again) {
+                        (Some(unsent), _) => unsent,
+                        (None, Some(again)) if attempt.broke => again,
+                        _ => return Err(attempt.failure),
+                    };
+                    fresh = true;
+                }
                 Err(attempt) => return Err(attempt.failure),
             }
         }
+    }
+
+    /// A connection to the server whose turn it is, or to the next one that can be reached, and whether it idled before.
+    async fn connect(&self, fresh: bool) -> Result<(Connection, SocketAddr, bool), Failure> {
+        let site = self.site;
+        let mut server = site.balance.select().ok_or(Failure::UpstreamConnect)?;
+        if !fresh && let Some(connection) = up::reuse(&site.target, server) {
+            return Ok((connection, server, true));
+        }
+        let deadline = &self.shared.conversation.deadline;
+        let streams = self.shared.conversation.is_streaming();
+        deadline.set(site.site.limits.connect_time);
+        let first = server;
+        let connection = loop {
+            // Boxed: most requests dial nothing, and need no room for it.
+            let dialled = deadline.bound(Box::pin(up::dial(self.shared.connector, &site.target, server))).await;
+            match dialled.unwrap_or(Err(Failure::UpstreamConnect)) {
+                Ok(connection) => break connection,
+                Err(failure) => {
+                    // A certificate that does not verify is no reason to look for a server with another.
+                    let next = site.balance.select().filter(|next| *next != first && *next != server);
+                    match next {
+                        Some(next) if failure == Failure::UpstreamConnect && !deadline.is_due() => server = next,
+                        _ => return Err(failure),
+                    }
+                }
+            }
+        };
+        deadline.clear();
+        if streams {
+            self.shared.conversation.moves();
+        }
+        Ok((connection, server, false))
     }
 
     async fn response(
         &mut self,
         response: Response<Driven>,
         route: &Route,
-        method: &http::Method,
+        method: &Method,
     ) -> Result<Passed, Failure> {
         let (mut head, body) = response.into_parts();
         self.upstream_status = Some(head.status);
         headers::strip_hop_by_hop(&mut head.headers);
+        if self.shared.conversation.is_streaming() && head.status.as_u16() >= 300 {
+            // The upstream does not want the rest. What the client still sends is on its way, so the connection ends with the answer.
+            self.shared.conversation.stop_streaming();
+            head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         if headers::has_no_body(method, head.status) {
             let length = head.headers.get(header::CONTENT_LENGTH).cloned();
             body.finish();
-            if *method != http::Method::HEAD || route.expects_response() {
+            if *method != Method::HEAD || route.expects_response() {
                 // The length of a ruled body is not that of what the upstream would have sent.
                 head.headers.remove(header::CONTENT_LENGTH);
             } else if let Some(length) = length {
@@ -377,7 +418,10 @@ impl<'a> Exchange<'a> {
             return Ok(Passed::Stream(head, body));
         }
         let waited = Instant::now();
-        let held = hold(body, limits.body, waited + limits.response_body_time).await;
+        let deadline = &self.shared.conversation.deadline;
+        deadline.set(limits.response_body_time);
+        let held = hold(body, limits.body, deadline).await;
+        deadline.clear();
         self.upstream_time += waited.elapsed();
         let text = held.map_err(|e: HoldError<_>| e.failure(Side::Response, Failure::UpstreamProtocol))?;
         if text.is_empty() {
@@ -413,20 +457,51 @@ impl<'a> Exchange<'a> {
         if let Some(protocol) = protocol {
             head.headers.insert(header::UPGRADE, protocol);
         }
-        self.shared.gate.decide_upgrade(true);
-        let limits = self.site.site.limits;
-        tokio::spawn(async move {
+        let limits = &self.site.site.limits;
+        self.shared.conversation.agree_to_upgrade(limits.stream_idle, limits.stream_time);
+        // The connection's own task carries the tunnel on, so that it counts as a connection until its end.
+        self.shared.conversation.leave_tunnel(Box::pin(async move {
             if let Some(driver) = driver {
                 driver.await;
             }
             let Ok((client, upstream)) = tokio::try_join!(client, upstream) else { return };
             let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
-            let joined = tokio::io::copy_bidirectional(&mut client, &mut upstream);
-            // The total time of a streamed body bounds a tunnel too.
-            let _ = tokio::time::timeout(limits.stream_time, joined).await;
-        });
+            // How it ends is between the two; bytes that were sent are through.
+            let _ = tokio::io::copy_bidirectional(&mut client, &mut upstream).await;
+        }));
         Ok(Passed::Whole(head, Bytes::new()))
     }
+}
+
+/// States how the body ends, since what the client said about it ended at this hop: `length` bytes, or what the stream says of itself.
+fn frame(request: &mut Request<UpBody>, length: Option<usize>) {
+    // Methods that expect a body say 0 (RFC 9110 §8.6).
+    let says_zero = matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH);
+    let length = match length {
+        Some(length) => Some(length as u64),
+        None => request.body().size_hint().exact(),
+    };
+    let headers = request.headers_mut();
+    match length {
+        Some(0) if !says_zero => {}
+        Some(length) => {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        // The codec takes a GET for one without a body unless this is said.
+        None => {
+            headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+    }
+}
+
+/// The same request once more, if it has no body.
+fn copy_of(request: &Request<UpBody>) -> Request<UpBody> {
+    let mut copy = Request::new(UpBody::Empty);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    copy
 }
 
 /// What goes down to the client.

@@ -62,6 +62,31 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// Takes out of a trailer section what frames, routes, authenticates or describes the message (RFC 9110 §6.5.1): it comes too late to be heeded.
+pub fn strip_trailers(trailers: &mut HeaderMap) {
+    const FORBIDDEN: [HeaderName; 16] = [
+        header::TRANSFER_ENCODING,
+        header::CONTENT_LENGTH,
+        header::CONTENT_TYPE,
+        header::CONTENT_ENCODING,
+        header::CONTENT_RANGE,
+        header::HOST,
+        header::CONNECTION,
+        header::TE,
+        header::TRAILER,
+        header::UPGRADE,
+        header::EXPECT,
+        header::AUTHORIZATION,
+        header::PROXY_AUTHORIZATION,
+        header::COOKIE,
+        header::SET_COOKIE,
+        header::CACHE_CONTROL,
+    ];
+    for name in &FORBIDDEN {
+        trailers.remove(name);
+    }
+}
+
 /// The protocol that a request asks to change to, as it stands in `Upgrade`.
 #[must_use]
 pub fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
@@ -100,22 +125,14 @@ pub fn has_no_body(method: &Method, status: StatusCode) -> bool {
 }
 
 /// Appends the client to `X-Forwarded-For`, and states scheme and host where no one did.
-pub fn forwarded(headers: &mut HeaderMap, client: Option<std::net::IpAddr>, host: Option<&HeaderValue>) {
+pub fn forwarded(headers: &mut HeaderMap, client: Option<&HeaderValue>, host: Option<&HeaderValue>) {
     const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
     const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
     const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
     if let Some(client) = client {
-        let mut list = String::with_capacity(48);
-        for earlier in headers.get_all(&FOR) {
-            if let Ok(earlier) = earlier.to_str() {
-                list.push_str(earlier);
-                list.push_str(", ");
-            }
-        }
-        list.push_str(&client.to_string());
-        if let Ok(list) = HeaderValue::from_str(&list) {
-            headers.insert(FOR, list);
-        }
+        // Almost always the relay is the first to say it, and the value is the connection's own.
+        let list = if headers.contains_key(&FOR) { appended(headers.get_all(&FOR), client) } else { client.clone() };
+        headers.insert(FOR, list);
     }
     if !headers.contains_key(&PROTO) {
         headers.insert(PROTO, HeaderValue::from_static("http"));
@@ -125,6 +142,17 @@ pub fn forwarded(headers: &mut HeaderMap, client: Option<std::net::IpAddr>, host
     {
         headers.insert(HOST, host.clone());
     }
+}
+
+fn appended(earlier: header::GetAll<'_, HeaderValue>, last: &HeaderValue) -> HeaderValue {
+    let mut list = Vec::with_capacity(64);
+    for earlier in earlier {
+        list.extend_from_slice(earlier.as_bytes());
+        list.extend_from_slice(b", ");
+    }
+    list.extend_from_slice(last.as_bytes());
+    // Parts of header values make a header value.
+    HeaderValue::from_bytes(&list).unwrap_or_else(|_| last.clone())
 }
 
 /// An id for the logs of every hop: the client's where it is harmless, else one of ours.

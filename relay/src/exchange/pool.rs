@@ -50,14 +50,14 @@ thread_local! {
     static POOL: RefCell<HashMap<(PoolKey, SocketAddr), Vec<Idle>>> = RefCell::default();
 }
 
-/// The most recently used idle connection that is still open.
+/// The most recently used idle connection.
 #[must_use]
 pub fn take(key: PoolKey, server: SocketAddr) -> Option<Connection> {
     POOL.with_borrow_mut(|pool| {
         let idle = pool.get_mut(&(key, server))?;
         let now = Instant::now();
         while let Some(candidate) = idle.pop() {
-            if candidate.until > now && candidate.connection.is_usable() {
+            if candidate.until > now {
                 return Some(candidate.connection);
             }
         }
@@ -80,12 +80,12 @@ pub fn put(key: PoolKey, server: SocketAddr, connection: Connection, most: usize
     });
 }
 
-/// Closes what idled too long, also of servers that nobody asks for any more. Called now and then on each worker thread.
+/// Closes what idled too long or was closed by its peer, also of servers that nobody asks for any more. Called now and then on each worker thread.
 pub fn sweep() {
     POOL.with_borrow_mut(|pool| {
         let now = Instant::now();
         pool.retain(|_, idle| {
-            idle.retain(|i| i.until > now && i.connection.is_usable());
+            idle.retain_mut(|i| i.until > now && i.connection.nudge());
             !idle.is_empty()
         });
     });

@@ -1,17 +1,18 @@
 //! The bodies that the codec sends: whole or streaming, with total deadlines.
 
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::BoxError;
+use super::headers;
 use super::up::Driven;
-use crate::admit::GateHandle;
+use crate::admit::Conversation;
 use crate::body::Outgoing;
 use crate::config::resolved::MessageLimits;
 use crate::metrics::Held;
@@ -21,41 +22,6 @@ use crate::metrics::Held;
 #[error("a streamed body took too long")]
 pub struct TooSlow;
 
-/// Total and idle time of a streamed body. One timer, looked at only while nothing comes.
-struct Pace {
-    end: Instant,
-    idle: Duration,
-    last: Instant,
-    timer: Option<Pin<Box<Sleep>>>,
-}
-
-impl Pace {
-    fn new(limits: &MessageLimits) -> Self {
-        let now = Instant::now();
-        Self { end: now + limits.stream_time, idle: limits.stream_idle, last: now, timer: None }
-    }
-
-    fn moved(&mut self) {
-        self.last = Instant::now();
-    }
-
-    /// Ready when the body's time is over.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            let due = self.end.min(self.last + self.idle);
-            if Instant::now() >= due {
-                return Poll::Ready(());
-            }
-            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
-            // The timer may be set for an earlier moment than is due now; it is set again only when it has fired.
-            ready!(timer.as_mut().poll(cx));
-            self.timer = None;
-        }
-    }
-}
-
-use std::future::Future;
-
 /// A body on its way to the upstream.
 pub enum UpBody {
     /// None, or one that was sent.
@@ -63,50 +29,76 @@ pub enum UpBody {
     /// A body of known length.
     Whole(Full<Bytes>),
     /// The client's, as it comes.
-    Stream(Box<Paced<Incoming>>),
+    Stream(Box<Rising>),
 }
 
-/// A streamed body with its deadlines.
-pub struct Paced<B> {
-    body: B,
-    pace: Pace,
+/// A request body that streams up. With its end, the time for the response begins.
+pub struct Rising {
+    body: Incoming,
+    conversation: Arc<Conversation>,
+    response_time: Duration,
+    ended: bool,
 }
 
-impl<B> Paced<B> {
-    /// Starts the body's time.
-    pub fn new(body: B, limits: &MessageLimits) -> Self {
-        Self { body, pace: Pace::new(limits) }
-    }
-}
-
-impl<B: Body<Data = Bytes> + Unpin> Paced<B>
-where
-    B::Error: Into<BoxError>,
-{
+impl Rising {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if self.conversation.is_stopped() {
+            // The upstream has said all it has to say. The connection ends with its answer, so nobody waits for the rest.
+            return Poll::Pending;
+        }
         match Pin::new(&mut self.body).poll_frame(cx) {
-            Poll::Ready(frame) => {
-                self.pace.moved();
-                Poll::Ready(frame.map(|f| f.map_err(Into::into)))
+            Poll::Ready(Some(Ok(mut frame))) => {
+                self.conversation.moves();
+                if let Some(trailers) = frame.trailers_mut() {
+                    headers::strip_trailers(trailers);
+                }
+                if self.body.is_end_stream() {
+                    self.end();
+                }
+                Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Pending => {
-                ready!(self.pace.poll(cx));
-                Poll::Ready(Some(Err(Box::new(TooSlow))))
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
+            Poll::Ready(None) => {
+                self.end();
+                Poll::Ready(None)
             }
+            Poll::Pending if self.conversation.deadline.is_due() => Poll::Ready(Some(Err(Box::new(TooSlow)))),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn end(&mut self) {
+        if !self.ended {
+            self.ended = true;
+            self.conversation.set_streaming(false);
+            self.conversation.deadline.set(self.response_time);
         }
     }
 }
 
 impl UpBody {
     /// What one attempt sends.
-    pub fn new(outgoing: Outgoing<Incoming>, limits: &MessageLimits) -> Self {
+    pub fn new(outgoing: Outgoing<Incoming>, conversation: &Arc<Conversation>, limits: &MessageLimits) -> Self {
         match outgoing {
-            Outgoing::None => Self::Empty,
-            Outgoing::Whole(bytes) if bytes.is_empty() => Self::Empty,
-            Outgoing::Whole(bytes) => Self::Whole(Full::new(bytes)),
-            Outgoing::Stream(body) if body.is_end_stream() => Self::Empty,
-            Outgoing::Stream(body) => Self::Stream(Box::new(Paced::new(body, limits))),
+            Outgoing::Whole(bytes) if !bytes.is_empty() => Self::Whole(Full::new(bytes)),
+            Outgoing::Stream(body) if !body.is_end_stream() => {
+                conversation.set_streaming(true);
+                conversation.stream(limits.stream_idle, limits.stream_time);
+                Self::Stream(Box::new(Rising {
+                    body,
+                    conversation: Arc::clone(conversation),
+                    response_time: limits.response_time,
+                    ended: false,
+                }))
+            }
+            Outgoing::None | Outgoing::Whole(_) | Outgoing::Stream(_) => Self::Empty,
         }
+    }
+
+    /// Whether it streams.
+    #[must_use]
+    pub fn is_stream(&self) -> bool {
+        matches!(self, Self::Stream(_))
     }
 }
 
@@ -147,31 +139,34 @@ pub struct DownBody {
 
 enum Down {
     Whole(Full<Bytes>),
-    Stream(Box<Paced<Driven>>),
+    Stream(Box<Driven>),
 }
 
 /// Counts an answer as out when its body is through, or dropped.
 pub struct Done {
-    gate: GateHandle,
-    _in_flight: Option<Held>,
+    conversation: Arc<Conversation>,
+    /// How long the client may take to read what the codec has buffered by then.
+    time: Duration,
+    in_flight: Option<Held>,
 }
 
 impl Done {
     /// Guards one request.
     #[must_use]
-    pub fn new(gate: GateHandle) -> Self {
-        Self { gate, _in_flight: None }
+    pub fn new(conversation: Arc<Conversation>, time: Duration) -> Self {
+        Self { conversation, time, in_flight: None }
     }
 
     /// Also keeps a gauge up until then.
     pub fn hold(&mut self, in_flight: Held) {
-        self._in_flight = Some(in_flight);
+        self.in_flight = Some(in_flight);
     }
 }
 
 impl Drop for Done {
     fn drop(&mut self) {
-        self.gate.answered();
+        self.in_flight = None;
+        self.conversation.answered(self.time);
     }
 }
 
@@ -185,7 +180,8 @@ impl DownBody {
     /// The upstream's body, as it comes.
     #[must_use]
     pub fn stream(body: Driven, limits: &MessageLimits, done: Done) -> Self {
-        Self { kind: Down::Stream(Box::new(Paced::new(body, limits))), done }
+        done.conversation.stream(limits.stream_idle, limits.stream_time);
+        Self { kind: Down::Stream(Box::new(body)), done }
     }
 }
 
@@ -195,24 +191,32 @@ impl Body for DownBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let body = self.get_mut();
-        let _ = &body.done;
         match &mut body.kind {
             Down::Whole(whole) => Pin::new(whole).poll_frame(cx).map_err(|never| match never {}),
-            Down::Stream(stream) => stream.poll_frame(cx),
+            Down::Stream(stream) => match Pin::new(&mut **stream).poll_frame(cx) {
+                Poll::Ready(frame) => {
+                    body.done.conversation.moves();
+                    Poll::Ready(frame)
+                }
+                Poll::Pending if body.done.conversation.deadline.is_due() => {
+                    Poll::Ready(Some(Err(Box::new(TooSlow))))
+                }
+                Poll::Pending => Poll::Pending,
+            },
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Down::Whole(whole) => whole.is_end_stream(),
-            Down::Stream(stream) => stream.body.is_end_stream(),
+            Down::Stream(stream) => stream.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Down::Whole(whole) => whole.size_hint(),
-            Down::Stream(stream) => stream.body.size_hint(),
+            Down::Stream(stream) => stream.size_hint(),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -14,16 +14,19 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use pingora_core::connectors::TransportConnector;
 use pingora_core::protocols::Stream;
+use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use pingora_core::upstreams::peer::BasicPeer;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::BoxError;
+use super::headers;
 use super::pool::{self, PoolKey};
 use super::stream::UpBody;
+use crate::deadline::Deadline;
 use crate::error::Failure;
 
 /// TLS towards an upstream, built once when the rules load.
@@ -67,110 +70,125 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Whether the peer left it open. Polls it once: what the peer sent unasked, or its close, shows now.
-    #[must_use]
-    pub fn is_usable(&self) -> bool {
-        !self.sender.is_closed()
-    }
-
-    /// Gives the driver one turn; false when the connection is over.
-    fn nudge(&mut self) -> bool {
+    /// Gives the driver one turn, so that what the peer sent unasked, or its close, shows now; false when the connection is of no more use.
+    pub fn nudge(&mut self) -> bool {
+        // Nobody waits for this connection while it is idle.
         let mut cx = Context::from_waker(Waker::noop());
         self.driver.as_mut().poll(&mut cx).is_pending() && self.sender.is_ready()
     }
 }
 
-/// Takes an idle connection or dials one.
-///
-/// # Errors
-/// The server cannot be reached in time, or its certificate does not verify.
-pub async fn connect(
-    connector: &TransportConnector,
-    target: &Target,
-    server: SocketAddr,
-    deadline: Instant,
-    fresh: bool,
-) -> Result<(Connection, bool), Failure> {
-    if !fresh {
-        while let Some(mut connection) = pool::take(target.key, server) {
-            if connection.nudge() {
-                return Ok((connection, true));
-            }
+/// An idle connection to the server, one that the peer left open.
+#[must_use]
+pub fn reuse(target: &Target, server: SocketAddr) -> Option<Connection> {
+    while let Some(mut connection) = pool::take(target.key, server) {
+        if connection.nudge() {
+            return Some(connection);
         }
     }
-    match timeout_at(deadline, Box::pin(dial(connector, target, server))).await {
-        Ok(connection) => connection.map(|c| (c, false)),
-        Err(_) => Err(Failure::UpstreamConnect),
-    }
+    None
 }
 
-async fn dial(connector: &TransportConnector, target: &Target, server: SocketAddr) -> Result<Connection, Failure> {
+/// Dials a server. The caller bounds the time.
+///
+/// # Errors
+/// The server cannot be reached, or its certificate does not verify.
+pub async fn dial(connector: &TransportConnector, target: &Target, server: SocketAddr) -> Result<Connection, Failure> {
     let peer = BasicPeer::new(&server.to_string());
     let stream: Stream = connector.new_stream(&peer).await.map_err(|_| Failure::UpstreamConnect)?;
     let io: Box<dyn Duplex> = match &target.tls {
-        None => Box::new(stream),
-        Some(tls) => {
-            let connector = TlsConnector::from(Arc::clone(&tls.config));
-            let stream = connector.connect(tls.name.clone(), stream).await.map_err(|error| {
-                // rustls wraps its own error in the I/O error of the handshake; anything else is the network.
-                match error.get_ref().and_then(|e| e.downcast_ref::<tokio_rustls::rustls::Error>()) {
-                    Some(tokio_rustls::rustls::Error::InvalidCertificate(_)) => Failure::UpstreamTls,
-                    _ => Failure::UpstreamConnect,
-                }
-            })?;
-            Box::new(stream)
-        }
+        None => stream_of(stream),
+        Some(tls) => Box::new(handshake(tls, stream).await?),
     };
     let handshake = http1::Builder::new().max_headers(256).max_buf_size(128 * 1024).handshake(TokioIo::new(io)).await;
     let (sender, driver) = handshake.map_err(|_| Failure::UpstreamConnect)?;
     Ok(Connection { sender, driver: Box::pin(driver.with_upgrades()) })
 }
 
+/// Plain streams are TCP, and need not be called through two tables.
+fn stream_of(stream: Stream) -> Box<dyn Duplex> {
+    if !stream.as_any().is::<L4Stream>() {
+        return Box::new(stream);
+    }
+    match stream.into_any().downcast::<L4Stream>() {
+        Ok(stream) => stream,
+        // Asked just before; a closed connection is what is left to say.
+        Err(_) => Box::new(tokio::io::empty()),
+    }
+}
+
+/// TLS as the site wants it, on a stream that is connected.
+///
+/// # Errors
+/// The certificate does not verify, or the peer speaks no TLS.
+pub async fn handshake(tls: &Tls, stream: Stream) -> Result<TlsStream<Stream>, Failure> {
+    let connector = TlsConnector::from(Arc::clone(&tls.config));
+    connector.connect(tls.name.clone(), stream).await.map_err(|error| {
+        // rustls wraps its own error in the I/O error of the handshake; anything else is the network.
+        match error.get_ref().and_then(|e| e.downcast_ref::<tokio_rustls::rustls::Error>()) {
+            Some(tokio_rustls::rustls::Error::InvalidCertificate(_)) => Failure::UpstreamTls,
+            _ => Failure::UpstreamConnect,
+        }
+    })
+}
+
 /// How an attempt failed.
-#[derive(Debug)]
 pub struct Attempt {
     /// What the client is told.
     pub failure: Failure,
-    /// Nothing of the request reached a server: it may be sent again.
-    pub unsent: bool,
+    /// The request, if nothing of it was written.
+    pub unsent: Option<Request<UpBody>>,
+    /// The connection broke before any answer: the server may or may not have had the request.
+    pub broke: bool,
 }
 
-/// Sends a request and waits for the head of its response.
+/// Sends a request and waits for the head of its response, as long as the connection's deadline allows.
 ///
 /// # Errors
-/// The connection broke, the body's source broke, or the head did not come by `deadline` after the request.
+/// The connection broke, the body's source broke, or the deadline came.
 pub async fn send(
     mut connection: Connection,
     target: &Target,
     server: SocketAddr,
     request: Request<UpBody>,
-    deadline: Instant,
-) -> Result<Response<Driven>, Attempt> {
+    deadline: &Deadline,
+) -> Result<Response<Driven>, Box<Attempt>> {
     let keep = Keep { key: target.key, server, idle_max: target.idle_max, idle_time: target.idle_time };
-    let mut answer = Box::pin(connection.sender.try_send_request(request));
+    let mut answer = pin!(connection.sender.try_send_request(request));
     let mut over = false;
-    let exchange = poll_fn(|cx| {
-        // The answer may be complete although the connection ended with it, so it is looked at after the connection had its turn.
+    let answered = poll_fn(|cx| {
+        // The answer may be complete although the connection ended with it, so it is looked at after the connection had its turn. It comes by that turn
+        // alone, so it need not wake anyone.
         if !over && connection.driver.as_mut().poll(cx).is_ready() {
             over = true;
         }
-        answer.as_mut().poll(cx)
-    });
-    match timeout_at(deadline, exchange).await {
-        Ok(Ok(response)) => {
-            drop(answer);
+        match answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Pending if deadline.is_due() => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(answer) => Poll::Ready(Some(answer)),
+        }
+    })
+    .await;
+    match answered {
+        Some(Ok(response)) => {
             let (head, body) = response.into_parts();
             let connection = if over { None } else { Some(connection) };
             Ok(Response::from_parts(head, Driven { body, connection, keep, ended: false }))
         }
-        Ok(Err(mut error)) => {
-            let unsent = error.take_message().is_some();
+        Some(Err(mut error)) => {
+            let unsent = error.take_message();
             let error = error.into_error();
-            let failure =
-                if error.is_user() || is_slow(&error) { Failure::ClientGone } else { Failure::UpstreamProtocol };
-            Err(Attempt { failure, unsent })
+            let failure = if is_slow(&error) {
+                Failure::RequestTimeout
+            } else if error.is_user() {
+                Failure::ClientGone
+            } else {
+                Failure::UpstreamProtocol
+            };
+            let broke = failure == Failure::UpstreamProtocol && !error.is_parse();
+            Err(Box::new(Attempt { failure, unsent, broke }))
         }
-        Err(_) => Err(Attempt { failure: Failure::UpstreamTimeout, unsent: false }),
+        None => Err(Box::new(Attempt { failure: Failure::UpstreamTimeout, unsent: None, broke: false })),
     }
 }
 
@@ -231,28 +249,31 @@ impl Body for Driven {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
-        if let Some(connection) = &mut this.connection
-            && connection.driver.as_mut().poll(cx).is_ready()
+        // More of the body comes only by a turn of the connection, so the body's channel need not wake anyone.
+        let mut nobody = Context::from_waker(Waker::noop());
+        let mut polled = Pin::new(&mut this.body).poll_frame(&mut nobody);
+        if polled.is_pending()
+            && let Some(connection) = &mut this.connection
         {
-            this.connection = None;
+            if connection.driver.as_mut().poll(cx).is_ready() {
+                this.connection = None;
+            }
+            polled = Pin::new(&mut this.body).poll_frame(&mut nobody);
         }
-        let frame = Pin::new(&mut this.body).poll_frame(cx);
-        match frame {
+        match polled {
             Poll::Ready(None) => {
                 this.ended = true;
                 Poll::Ready(None)
             }
-            Poll::Ready(Some(frame)) => Poll::Ready(Some(frame.map_err(Into::into))),
-            // The body's channel wakes us, but more of it comes only when the connection gets another turn.
-            Poll::Pending => {
-                if let Some(connection) = &mut this.connection
-                    && connection.driver.as_mut().poll(cx).is_ready()
-                {
-                    this.connection = None;
-                    return Pin::new(&mut this.body).poll_frame(cx).map(|f| f.map(|f| f.map_err(Into::into)));
+            Poll::Ready(Some(Ok(mut frame))) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    headers::strip_trailers(trailers);
+                    this.ended = true;
                 }
-                Poll::Pending
+                Poll::Ready(Some(Ok(frame)))
             }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
+            Poll::Pending => Poll::Pending,
         }
     }
 
