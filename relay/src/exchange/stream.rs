@@ -198,9 +198,7 @@ impl Body for DownBody {
                     body.done.conversation.moves();
                     Poll::Ready(frame)
                 }
-                Poll::Pending if body.done.conversation.deadline.is_due() => {
-                    Poll::Ready(Some(Err(Box::new(TooSlow))))
-                }
+                Poll::Pending if body.done.conversation.deadline.is_due() => Poll::Ready(Some(Err(Box::new(TooSlow)))),
                 Poll::Pending => Poll::Pending,
             },
         }
