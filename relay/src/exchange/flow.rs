@@ -101,7 +101,6 @@ impl<'a> Exchange<'a> {
     pub async fn run(mut self, request: Request<Incoming>) -> Response<DownBody> {
         let mut done = Done::new(Arc::clone(self.shared.conversation), self.site.site.limits.stream_time);
         done.hold(self.site.metrics.request());
-        let old = headers::is_old(request.version());
         let (status, outcome, response) = match self.attempt(request).await {
             Ok(Passed::Whole(head, bytes)) => {
                 (head.status, metrics::OK, Response::from_parts(head, DownBody::whole(bytes, done)))
@@ -124,7 +123,7 @@ impl<'a> Exchange<'a> {
             self.message(status).served();
         }
         self.site.metrics.answered(self.rule, outcome, status, self.started.elapsed());
-        self.finish(response, old)
+        self.finish(response)
     }
 
     fn message(&self, status: StatusCode) -> Message<'_> {
@@ -152,7 +151,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// Names the request in the answer, and tells the times where the site wants that.
-    fn finish(&self, mut response: Response<DownBody>, old: bool) -> Response<DownBody> {
+    fn finish(&self, mut response: Response<DownBody>) -> Response<DownBody> {
         let head = response.headers_mut();
         head.insert(REQUEST_ID, self.id.clone());
         if self.site.site.server_timing {
@@ -168,7 +167,8 @@ impl<'a> Exchange<'a> {
                 head.append(SERVER_TIMING, timing);
             }
         }
-        *response.version_mut() = if old { Version::HTTP_10 } else { Version::HTTP_11 };
+        // The codec lowers it, with all that follows from it, for a client that is older.
+        *response.version_mut() = Version::HTTP_11;
         response
     }
 

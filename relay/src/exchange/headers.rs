@@ -1,7 +1,7 @@
 //! Headers at a hop (RFC 9110 §7.6.1, RFC 9112 §9).
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, StatusCode, Version};
+use http::{Method, StatusCode};
 
 /// Fields that end at this hop whatever `Connection` says.
 const HOP_BY_HOP: [HeaderName; 7] = [
@@ -58,7 +58,9 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if let Some(te) = headers.remove(header::TE)
         && te.to_str().is_ok_and(|te| te.split(',').any(|t| t.trim().eq_ignore_ascii_case("trailers")))
     {
+        // RFC 9110 §10.1.4: who sends TE names it in Connection.
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
     }
 }
 
@@ -184,12 +186,6 @@ fn fresh_id() -> HeaderValue {
     HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("-"))
 }
 
-/// Whether the client understands chunked bodies and keeps connections by default.
-#[must_use]
-pub fn is_old(version: Version) -> bool {
-    version < Version::HTTP_11
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -215,7 +211,7 @@ mod tests {
         strip_hop_by_hop(&mut h);
         let mut left: Vec<_> = h.iter().map(|(n, v)| format!("{n}: {}", v.to_str().unwrap())).collect();
         left.sort();
-        assert_eq!(left, ["host: a", "te: trailers", "x-forwarded-for: 1.2.3.4", "x-stays: 1"]);
+        assert_eq!(left, ["connection: te", "host: a", "te: trailers", "x-forwarded-for: 1.2.3.4", "x-stays: 1"]);
     }
 
     #[test]

@@ -1,0 +1,82 @@
+//! Other protocols on unruled routes.
+
+use std::time::Duration;
+
+use crate::support::{Backend, Client, Relay};
+
+const ASK: &str =
+    "GET /ws HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n";
+
+/// Agrees, and sends back what comes.
+fn agreeing() -> Backend {
+    Backend::raw(|mut peer| {
+        let request = peer.request().unwrap();
+        assert_eq!((request.field("connection"), request.field("upgrade")), (Some("upgrade"), Some("websocket")));
+        peer.write("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: y\r\n\r\nhello");
+        while let Some(byte) = peer.take(1) {
+            peer.write(byte);
+        }
+    })
+}
+
+#[test]
+fn bytes_go_through_both_ways_also_those_sent_early() {
+    let backend = agreeing();
+    let relay = Relay::before(backend.address);
+    let mut client = Client::connect(relay.address);
+    // Bytes behind the head, before anyone agreed, that are no HTTP.
+    client.send(format!("{ASK}\0\u{1}early"));
+    let answer = client.head();
+    assert_eq!(
+        (answer.status, answer.field("upgrade"), answer.field("sec-websocket-accept")),
+        (101, Some("websocket"), Some("y"))
+    );
+    assert_eq!(client.take(12), b"hello\0\x01early");
+    for n in 0..100u8 {
+        client.send([n]);
+        assert_eq!(client.take(1), [n]);
+    }
+    assert_eq!(relay.metrics.connections(), 1, "a tunnel is a connection that a drain waits for");
+    client.half_close();
+    client.assert_closed();
+    backend.wait_for_open(0);
+}
+
+#[test]
+fn after_a_refusal_the_next_bytes_are_http_again_and_pass_the_gate() {
+    let backend = Backend::echoing();
+    let relay = Relay::before(backend.address);
+    let mut client = Client::connect(relay.address);
+    client.send(format!("{ASK}GET /next HTTP/1.1\r\nHost: a.test\r\n\r\nbad\r\n\r\n"));
+    assert_eq!(client.answer().status, 200);
+    assert_eq!(client.answer().status, 200);
+    assert_eq!(client.answer().code(), "framing/request-line");
+    client.assert_closed();
+    assert_eq!(backend.requests()[1].line, "GET /next HTTP/1.1");
+}
+
+#[test]
+fn a_silent_tunnel_ends() {
+    let backend = agreeing();
+    let relay = Relay::before_with(backend.address, "limits: {stream_idle: 400ms}");
+    let mut client = Client::connect(relay.address);
+    client.send(ASK);
+    assert_eq!(client.head().status, 101);
+    client.take(5);
+    for _ in 0..8 {
+        std::thread::sleep(Duration::from_millis(100));
+        client.send("x");
+        client.take(1);
+    }
+    client.assert_closed();
+    backend.wait_for_open(0);
+}
+
+#[test]
+fn connect_is_refused_here() {
+    let backend = Backend::echoing();
+    let relay = Relay::before(backend.address);
+    let answer = Client::connect(relay.address).ask("CONNECT a.test:443 HTTP/1.1\r\nHost: a.test:443\r\n\r\n");
+    assert_eq!((answer.status, answer.code().as_str()), (405, "rules/tunnel"));
+    assert_eq!(backend.bytes(), 0);
+}
