@@ -85,7 +85,8 @@ impl State {
         let mut tls = TlsConfigs::default();
         let mut listeners = HashMap::new();
         for listener in config.inbound.iter().chain(&config.outbound) {
-            listeners.insert((listener.listen, listener.side), ListenerState::build(listener, metrics, &mut tls)?);
+            listeners
+                .insert((listener.listen, listener.side), ListenerState::build(listener, metrics, &mut tls, previous)?);
         }
         let roles = metrics.roles(role_names(&config).iter().map(String::as_str));
         Ok(Self { config, engine, roles, listeners })
@@ -124,10 +125,15 @@ fn role_names(config: &Config) -> Vec<String> {
 }
 
 impl ListenerState {
-    fn build(listener: &Listener, metrics: &SharedMetrics, tls: &mut TlsConfigs) -> Result<Self, BuildError> {
+    fn build(
+        listener: &Listener,
+        metrics: &SharedMetrics,
+        tls: &mut TlsConfigs,
+        previous: Option<&State>,
+    ) -> Result<Self, BuildError> {
         let mut sites = HashMap::new();
         for site in listener.sites.sites() {
-            let state = SiteState::build(site, listener.side, metrics, tls)?;
+            let state = SiteState::build(site, listener.side, metrics, tls, previous)?;
             sites.insert(Arc::as_ptr(site) as usize, Arc::new(state));
         }
         Ok(Self { sites, no_site: metrics.no_site(listener.side) })
@@ -141,7 +147,13 @@ impl ListenerState {
 }
 
 impl SiteState {
-    fn build(site: &Arc<Site>, side: Side, metrics: &SharedMetrics, tls: &mut TlsConfigs) -> Result<Self, BuildError> {
+    fn build(
+        site: &Arc<Site>,
+        side: Side,
+        metrics: &SharedMetrics,
+        tls: &mut TlsConfigs,
+        previous: Option<&State>,
+    ) -> Result<Self, BuildError> {
         let upstream = &site.upstream;
         let target = Target {
             key: PoolKey::intern(&site.name, upstream.tls.as_ref()),
@@ -149,11 +161,18 @@ impl SiteState {
             idle_max: upstream.pool_idle,
             idle_time: upstream.pool_idle_timeout,
         };
+        // A pattern is no host that a server could be asked for.
+        let named = (!site.name.starts_with('*')).then_some(&*site.name);
+        let host =
+            upstream.host.as_deref().or(named).or(upstream.servers.first().map(|s| &*s.host)).unwrap_or_default();
+        // What is known about the servers outlives a reload that leaves them alone.
+        let known = previous.into_iter().flat_map(State::balances).find(|balance| balance.fits(upstream, host));
+        let balance = known.unwrap_or_else(|| Arc::new(Balance::new(upstream, &target, host)));
         Ok(Self {
             site: Arc::clone(site),
             metrics: metrics.site(side, &site.name, site.rules().iter().map(|rule| &*rule.name)),
             target,
-            balance: Arc::new(Balance::new(upstream)),
+            balance,
             destination: upstream.host.clone().unwrap_or_else(|| site.name.clone()),
         })
     }

@@ -1,19 +1,26 @@
 //! Which server of an upstream gets a request: pingora's balancing and health checks over names that are resolved off the request path.
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::future::Future;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use http::{HeaderValue, Request, header};
+use pingora_core::connectors::TransportConnector;
 use pingora_load_balancing::discovery::ServiceDiscovery;
-use pingora_load_balancing::health_check::{HttpHealthCheck, TcpHealthCheck};
+use pingora_load_balancing::health_check::HealthCheck as HealthCheckOfServers;
 use pingora_load_balancing::selection::RoundRobin;
 use pingora_load_balancing::{Backend, Backends, LoadBalancer};
 use tokio::time::Instant;
 
-use crate::config::resolved::{HealthCheck, Server, Upstream};
+use super::stream::UpBody;
+use super::up::{self, Target};
+use crate::config::resolved::{HealthCheck, Server, Upstream, UpstreamTls};
 
 /// Time between two look-ups of the servers' names.
 const RESOLVE_EVERY: Duration = Duration::from_secs(10);
@@ -27,6 +34,9 @@ pub struct Balance {
     /// When [`Balance::tend`] has something to do again.
     due: Mutex<Due>,
     health: Option<HealthCheck>,
+    servers: Vec<Server>,
+    tls: Option<UpstreamTls>,
+    host: Box<str>,
 }
 
 enum Kind {
@@ -52,25 +62,35 @@ impl std::fmt::Debug for Balance {
 
 impl Balance {
     /// Resolves the servers' names for the first time; this may block, so it is done while the rules load. A name that does not
-    /// resolve is tried again by [`Balance::tend`].
+    /// resolve is tried again by [`Balance::tend`]. `host` is what a check asks for.
     #[must_use]
-    pub fn new(upstream: &Upstream) -> Self {
+    pub fn new(upstream: &Upstream, target: &Target, host: &str) -> Self {
         let health = upstream.health.clone();
-        let literals: Vec<_> = upstream.servers.iter().filter_map(literal).collect();
         let due = Mutex::new(Due { resolve: None, check: None });
-        if let ([server], [address], None) = (&upstream.servers[..], &literals[..], &health)
-            && literal(server).is_some()
+        let (servers, tls) = (upstream.servers.clone(), upstream.tls.clone());
+        let of = |kind| Self { kind, due, health: health.clone(), servers, tls, host: host.into() };
+        if let ([server], None) = (&upstream.servers[..], &health)
+            && let Some(address) = literal(server)
         {
-            return Self { kind: Kind::Single(*address), due, health };
+            return of(Kind::Single(address));
         }
-        let names = Names { servers: upstream.servers.clone(), last: Mutex::default() };
-        names.resolve_now();
-        let mut backends = Backends::new(Box::new(names));
+        let mut backends = Backends::new(Box::new(Names::resolved(upstream.servers.clone())));
         if let Some(check) = &health {
-            backends.set_health_check(checker(check));
+            backends.set_health_check(Box::new(Probe::new(check.clone(), target.clone(), host)));
         }
         let balancer = LoadBalancer::from_backends(backends);
-        Self { kind: Kind::Several(balancer), due, health }
+        // The first discovery answers at once with what was resolved just now, so this one turn is all it takes.
+        let _ = pin!(balancer.update()).poll(&mut Context::from_waker(Waker::noop()));
+        of(Kind::Several(balancer))
+    }
+
+    /// Whether this is what [`Balance::new`] would make, so that a reload can keep what is known about the servers' health.
+    #[must_use]
+    pub fn fits(&self, upstream: &Upstream, host: &str) -> bool {
+        self.servers == upstream.servers
+            && self.tls == upstream.tls
+            && self.health == upstream.health
+            && &*self.host == host
     }
 
     /// A server for a request, in turn, healthy ones only.
@@ -112,26 +132,49 @@ fn literal(server: &Server) -> Option<SocketAddr> {
     Some(SocketAddr::new(host.parse().ok()?, server.port))
 }
 
-fn checker(check: &HealthCheck) -> Box<dyn pingora_load_balancing::health_check::HealthCheck + Send + Sync> {
-    match &check.path {
-        None => {
-            let mut tcp = TcpHealthCheck::new();
-            tcp.consecutive_success = check.healthy;
-            tcp.consecutive_failure = check.unhealthy;
-            tcp.peer_template.options.connection_timeout = Some(check.timeout);
-            tcp
+/// One look at a server: a connection, verified where the site wants TLS, and where a path is given a GET that must answer 2xx.
+struct Probe {
+    check: HealthCheck,
+    target: Target,
+    host: Option<HeaderValue>,
+    connector: TransportConnector,
+}
+
+impl Probe {
+    fn new(check: HealthCheck, target: Target, host: &str) -> Self {
+        Self { check, target, host: HeaderValue::from_str(host).ok(), connector: TransportConnector::new(None) }
+    }
+
+    async fn look(&self, server: SocketAddr) -> Option<()> {
+        let connection = up::dial(&self.connector, &self.target, server).await.ok()?;
+        let Some(path) = &self.check.path else { return Some(()) };
+        let mut request = Request::get(&**path).body(UpBody::Empty).ok()?;
+        request.headers_mut().insert(header::HOST, self.host.clone()?);
+        up::ask(connection, request).await?.is_success().then_some(())
+    }
+}
+
+#[async_trait]
+impl HealthCheckOfServers for Probe {
+    async fn check(&self, server: &Backend) -> pingora_core::Result<()> {
+        let well = match server.addr.as_inet() {
+            Some(server) => tokio::time::timeout(self.check.timeout, self.look(*server)).await.ok().flatten(),
+            None => None,
+        };
+        well.ok_or_else(|| pingora_core::Error::new(pingora_core::ErrorType::ConnectError))
+    }
+
+    async fn health_status_change(&self, server: &Backend, healthy: bool) {
+        let host = self.host.as_ref().and_then(|h| h.to_str().ok()).unwrap_or_default();
+        if healthy {
+            tracing::info!(host, server = %server.addr, "server healthy");
+        } else {
+            tracing::warn!(host, server = %server.addr, "server unhealthy");
         }
-        Some(path) => {
-            let mut http = HttpHealthCheck::new("health-check", false);
-            http.consecutive_success = check.healthy;
-            http.consecutive_failure = check.unhealthy;
-            http.peer_template.options.connection_timeout = Some(check.timeout);
-            http.peer_template.options.read_timeout = Some(check.timeout);
-            if let Ok(uri) = path.parse() {
-                http.req.set_uri(uri);
-            }
-            Box::new(http)
-        }
+    }
+
+    fn health_threshold(&self, success: bool) -> usize {
+        if success { self.check.healthy } else { self.check.unhealthy }
     }
 }
 
@@ -139,30 +182,31 @@ fn checker(check: &HealthCheck) -> Box<dyn pingora_load_balancing::health_check:
 struct Names {
     servers: Vec<Server>,
     last: Mutex<HashMap<usize, Vec<SocketAddr>>>,
+    looked_up: AtomicBool,
 }
 
 impl Names {
-    fn resolve_now(&self) {
-        use std::net::ToSocketAddrs;
-        for (at, server) in self.servers.iter().enumerate() {
-            let found = literal(server)
-                .map(|a| vec![a])
-                .or_else(|| (&*server.host, server.port).to_socket_addrs().ok().map(Iterator::collect));
-            if let Some(found) = found {
-                self.last.lock().unwrap_or_else(PoisonError::into_inner).insert(at, found);
-            }
-        }
+    /// Looks every name up, blocking.
+    fn resolved(servers: Vec<Server>) -> Self {
+        let found = servers.iter().enumerate().filter_map(|(at, server)| {
+            let blocking = || (&*server.host, server.port).to_socket_addrs().ok().map(Iterator::collect);
+            Some((at, literal(server).map(|a| vec![a]).or_else(blocking)?))
+        });
+        let last = Mutex::new(found.collect());
+        Self { servers, last, looked_up: AtomicBool::new(true) }
     }
 }
 
 #[async_trait]
 impl ServiceDiscovery for Names {
     async fn discover(&self) -> pingora_core::Result<(BTreeSet<Backend>, HashMap<u64, bool>)> {
-        for (at, server) in self.servers.iter().enumerate() {
-            if literal(server).is_none()
-                && let Ok(found) = tokio::net::lookup_host((&*server.host, server.port)).await
-            {
-                self.last.lock().unwrap_or_else(PoisonError::into_inner).insert(at, found.collect());
+        if !self.looked_up.swap(false, Ordering::Relaxed) {
+            for (at, server) in self.servers.iter().enumerate() {
+                if literal(server).is_none()
+                    && let Ok(found) = tokio::net::lookup_host((&*server.host, server.port)).await
+                {
+                    self.last.lock().unwrap_or_else(PoisonError::into_inner).insert(at, found.collect());
+                }
             }
         }
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);

@@ -6,9 +6,11 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::up::Connection;
@@ -17,7 +19,8 @@ use crate::config::resolved::UpstreamTls;
 /// What two connections must share to stand for each other.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Identity {
-    tls: Option<(Box<str>, Option<std::path::PathBuf>)>,
+    /// Name that is verified, and SHA-256 of the only authorities that are trusted.
+    tls: Option<(Box<str>, Option<[u8; 32]>)>,
     site: Box<str>,
 }
 
@@ -28,10 +31,12 @@ pub struct PoolKey(u32);
 static IDENTITIES: Mutex<Vec<Identity>> = Mutex::new(Vec::new());
 
 impl PoolKey {
-    /// The key of a site's connections; the same one after a reload that changes nothing about them.
+    /// The key of a site's connections; the same one after a reload that changes nothing about them, the bytes of the authorities' file included.
     #[must_use]
     pub fn intern(site: &str, tls: Option<&UpstreamTls>) -> Self {
-        let identity = Identity { tls: tls.map(|t| (t.server_name.clone(), t.ca.clone())), site: site.into() };
+        let digest = |file: &PathBuf| Sha256::digest(std::fs::read(file).unwrap_or_default()).into();
+        let tls = tls.map(|t| (t.server_name.clone(), t.ca.as_ref().map(digest)));
+        let identity = Identity { tls, site: site.into() };
         let mut all = IDENTITIES.lock().unwrap_or_else(PoisonError::into_inner);
         let at = all.iter().position(|i| *i == identity).unwrap_or_else(|| {
             all.push(identity);

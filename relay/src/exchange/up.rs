@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -190,6 +190,19 @@ pub async fn send(
         }
         None => Err(Box::new(Attempt { failure: Failure::UpstreamTimeout, unsent: None, broke: false })),
     }
+}
+
+/// Asks once and for the status alone, on a connection that is not used again. The caller bounds the time.
+pub async fn ask(mut connection: Connection, request: Request<UpBody>) -> Option<StatusCode> {
+    let mut answer = pin!(connection.sender.try_send_request(request));
+    let mut over = false;
+    poll_fn(|cx| {
+        if !over && connection.driver.as_mut().poll(cx).is_ready() {
+            over = true;
+        }
+        answer.as_mut().poll(cx).map(|answer| answer.ok().map(|response| response.status()))
+    })
+    .await
 }
 
 fn is_slow(error: &hyper::Error) -> bool {
