@@ -22,8 +22,17 @@ const MOST_STATES: usize = 1024;
 /// Positions of one state that look at indexes; each doubles its table.
 const MOST_INDEXED: usize = 5;
 
-/// Different lengths of names beyond which every member is looked at.
-const MOST_LENGTHS: usize = 4;
+/// Different endings of names beyond which every member is looked at.
+const MOST_TAILS: usize = 8;
+
+/// What a known name looks like from its closing quote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Tail {
+    /// Bytes from the opening quote to the closing one, 2 to 63.
+    pub(crate) distance: u8,
+    /// The byte before the closing quote.
+    pub(crate) last: u8,
+}
 
 /// The kinds of values that a selector takes at a state, as a set of [`Kind`] bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,10 +75,13 @@ pub(crate) struct State {
     pub(crate) folds: bool,
     /// No child leads anywhere: the value's inside need not be followed.
     pub(crate) barren: bool,
-    /// Only members with names of `some_lengths` need a look: they are compared as they are written, they are neither empty
-    /// nor as long as a block, and other members are not taken themselves. All lengths are 0 when there are no names.
-    pub(crate) by_length: bool,
-    pub(crate) some_lengths: [u8; MOST_LENGTHS],
+    /// Only members whose names end like one of `tails` need a look: they are compared as they are written, they are neither empty
+    /// nor as long as a block, and other members are not taken themselves.
+    pub(crate) by_tail: bool,
+    pub(crate) tails: Box<[Tail]>,
+    /// Every element, and every member but the known ones, is in this very state and not taken: below it, containers open and close
+    /// without a look at the automaton.
+    pub(crate) loops: bool,
     /// Bit `min(length, 63)` is set when `names` has a name of that many bytes.
     pub(crate) lengths: u64,
     /// Names that lead elsewhere than `other`, as they are written without escapes.
@@ -116,16 +128,14 @@ impl Automaton {
             }
         }
         for at in 0..states.len() {
-            let lengths: BTreeSet<usize> = states[at].names.iter().map(|(name, _)| name.len()).collect();
-            let fit = lengths.len() <= MOST_LENGTHS && lengths.iter().all(|length| (1..=62).contains(length));
-            if fit && !states[at].folds && !states[states[at].other as usize].takes_scalars {
-                states[at].by_length = true;
-                let mut fitting = lengths.iter().map(|length| *length as u8);
-                let first = fitting.next().unwrap_or(0);
-                states[at].some_lengths[0] = first;
-                // The places that are left repeat the first.
-                states[at].some_lengths[1..].fill_with(|| fitting.next().unwrap_or(first));
-            }
+            let (one, id) = (&states[at], at as StateId);
+            let tails: BTreeSet<Tail> = one.names.iter().filter_map(|(name, _)| Tail::of(name)).collect();
+            let fit = one.names.iter().all(|(name, _)| Tail::of(name).is_some()) && tails.len() <= MOST_TAILS;
+            let by_tail = fit && !one.folds && !states[one.other as usize].takes_scalars;
+            let loops = by_tail && one.other == id && one.elements.iter().all(|&child| child == id);
+            states[at].by_tail = by_tail;
+            states[at].tails = tails.into_iter().collect();
+            states[at].loops = loops;
             states[at].elements_taken = states[at].elements.iter().any(|&child| states[child as usize].takes_scalars);
         }
         Some(Self { states, start })
@@ -138,8 +148,9 @@ impl Automaton {
             takes_scalars: false,
             elements_taken: false,
             folds: false,
-            by_length: true,
-            some_lengths: [0; MOST_LENGTHS],
+            by_tail: true,
+            tails: Box::default(),
+            loops: true,
             barren: true,
             lengths: 0,
             names: Box::default(),
@@ -153,6 +164,14 @@ impl Automaton {
 
     pub(crate) fn state(&self, id: StateId) -> &State {
         &self.states[id as usize]
+    }
+}
+
+impl Tail {
+    /// The tail of a name as it is written without escapes; none if it is empty or does not fit into a block.
+    fn of(name: &[u8]) -> Option<Self> {
+        let distance = u8::try_from(name.len() + 1).ok().filter(|distance| *distance < 64)?;
+        Some(Self { distance, last: *name.last()? })
     }
 }
 
@@ -340,8 +359,9 @@ impl Builder<'_> {
             takes,
             elements_taken: false,
             folds: !folded_names.is_empty(),
-            by_length: false,
-            some_lengths: [0; MOST_LENGTHS],
+            by_tail: false,
+            tails: Box::default(),
+            loops: false,
             barren: other == DEAD && targets.into_iter().all(|id| id == DEAD),
             lengths,
             names,

@@ -235,7 +235,7 @@ fn take<L: Lanes>(
     if primitive | was_primitive != 0 {
         errors |= primitives(lanes, block, slot, primitive, primitive_start, carries, words);
     }
-    errors | walk.block(base + slot * BLOCK, &tokens, element, backslash != 0)
+    errors | walk.block(base + slot * BLOCK, &tokens, element, backslash != 0, |byte| lanes.equal(block, byte))
 }
 
 /// Where the tokens of a block are.

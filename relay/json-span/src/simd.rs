@@ -43,6 +43,8 @@ pub(crate) struct Numerals {
 pub(crate) trait Lanes: Copy {
     fn structure(self, block: &[u8; BLOCK]) -> Structure;
     fn numerals(self, block: &[u8; BLOCK]) -> Numerals;
+    /// Where the bytes are that are this one.
+    fn equal(self, block: &[u8; BLOCK], byte: u8) -> u64;
     /// Bit n is the parity of bits 0 to n.
     fn prefix_xor(self, bits: u64) -> u64;
 }
@@ -265,6 +267,18 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn equal(self, block: &[u8; BLOCK], byte: u8) -> u64 {
+            // SAFETY: as above.
+            unsafe {
+                let low = _mm256_loadu_si256(block.as_ptr().cast());
+                let high = _mm256_loadu_si256(block.as_ptr().add(32).cast());
+                let byte = _mm256_set1_epi8(byte as i8);
+                u64::from(_mm256_movemask_epi8(_mm256_cmpeq_epi8(low, byte)) as u32)
+                    | u64::from(_mm256_movemask_epi8(_mm256_cmpeq_epi8(high, byte)) as u32) << 32
+            }
+        }
+
+        #[inline(always)]
         fn prefix_xor(self, bits: u64) -> u64 {
             // SAFETY: `self` proves the feature.
             unsafe { carryless_prefix(bits) }
@@ -309,6 +323,14 @@ mod x86 {
                     point: equal(bytes, b'.'),
                     exponent: equal(_mm512_or_si512(bytes, _mm512_set1_epi8(0x20)), b'e'),
                 }
+            }
+        }
+
+        #[inline(always)]
+        fn equal(self, block: &[u8; BLOCK], byte: u8) -> u64 {
+            // SAFETY: as above.
+            unsafe {
+                _mm512_cmpeq_epi8_mask(_mm512_loadu_si512(block.as_ptr().cast()), _mm512_set1_epi8(byte as i8))
             }
         }
 
@@ -359,6 +381,10 @@ impl Lanes for Plain {
         }
     }
 
+    fn equal(self, block: &[u8; BLOCK], byte: u8) -> u64 {
+        Self::mask(block, |here| here == byte)
+    }
+
     fn prefix_xor(self, bits: u64) -> u64 {
         (0..64).map(|at| u64::from((bits << (63 - at)).count_ones() & 1) << at).sum()
     }
@@ -373,6 +399,9 @@ mod tests {
         assert_eq!(lanes.numerals(block), Plain.numerals(block));
         let bits = u64::from_le_bytes(block[..8].try_into().unwrap());
         assert_eq!(lanes.prefix_xor(bits), Plain.prefix_xor(bits));
+        for byte in [block[0], block[63], b'"'] {
+            assert_eq!(lanes.equal(block, byte), Plain.equal(block, byte));
+        }
     }
 
     fn agree_all(block: &[u8; BLOCK]) {

@@ -10,11 +10,15 @@ const ARRAY: u64 = 2;
 /// It is itself selected; it is not there: the outermost level.
 const MARKED: u64 = 1 << 31;
 const OUTSIDE: u64 = 1 << 30;
+/// Its state loops: what opens inside it is in the same state, unless it has a known name.
+const LOOPS: u64 = 1 << 29;
+/// What a container inside a looping one keeps: its state, and that it loops.
+const STATE: u64 = (1 << 30) - 4;
 
 /// The state of a packed container.
 #[inline(always)]
 fn state_of(container: u64) -> StateId {
-    (container & !(MARKED | OUTSIDE)) as u32 >> 2
+    (container & STATE & !LOOPS) as u32 >> 2
 }
 
 /// What the walk keeps between chunks.
@@ -30,7 +34,7 @@ pub(crate) struct Walk<'a> {
     marks: &'a mut Vec<(usize, usize)>,
     /// Number of open containers.
     level: usize,
-    /// The present container: `OBJECT` or `ARRAY`, perhaps `MARKED`, its state from bit 2 on (`DEAD` when its inside need not be followed),
+    /// The present container: `OBJECT` or `ARRAY`, perhaps `MARKED` and `LOOPS`, its state from bit 2 on (`DEAD` when its inside need not be followed),
     /// and from bit 32 on the number of its elements before the present region.
     container: u64,
     /// Where the value of the last known name starts, and its state.
@@ -101,9 +105,16 @@ impl<'a> Walk<'a> {
         self.escapes_before = false;
     }
 
-    /// Visits the brackets of a block; not zero when the text is invalid.
+    /// Visits the brackets of a block; not zero when the text is invalid. `equal` tells where in the block a byte stands.
     #[inline(always)]
-    pub(crate) fn block(&mut self, base: usize, tokens: &Tokens, element: u64, escapes: bool) -> u64 {
+    pub(crate) fn block(
+        &mut self,
+        base: usize,
+        tokens: &Tokens,
+        element: u64,
+        escapes: bool,
+        equal: impl Fn(u8) -> u64,
+    ) -> u64 {
         let mut errors = 0;
         let mut brackets = tokens.open | tokens.close;
         let mut done = 0;
@@ -111,14 +122,25 @@ impl<'a> Walk<'a> {
         let near_escapes = escapes | self.escapes_before;
         // Kept out of memory, where every bracket would wait for the one before.
         let (mut container, mut level) = (self.container, self.level);
+        // Closing quotes of what may be known names in the looping state that was met last.
+        let (mut looping, mut known) = (LOOPS, 0);
         loop {
             let reached = up_to_lowest(brackets);
             let bytes = reached & !done;
             let (not_object, not_array) = ((container & 1).wrapping_sub(1), (container >> 1 & 1).wrapping_sub(1));
             errors |= bytes & (tokens.colon & not_object | element & not_array);
-            if state_of(container) != DEAD {
+            let quiet = container & (LOOPS | MARKED) == LOOPS;
+            if quiet && !near_escapes {
+                if container & STATE != looping {
+                    looping = container & STATE;
+                    known = self.known_closes(self.automaton.state(state_of(container)), tokens, base, &equal);
+                }
+                if known & bytes != 0 {
+                    self.known_members(self.automaton.state(state_of(container)), base, known & bytes);
+                }
+            } else if state_of(container) != DEAD {
                 self.container = container;
-                self.follow(&Region { tokens, base, bytes, escapes: near_escapes });
+                self.follow(&Region { tokens, base, bytes, escapes: near_escapes }, &equal);
                 container = self.container;
             }
             if brackets == 0 {
@@ -135,12 +157,13 @@ impl<'a> Walk<'a> {
                 // Too deep, or closed too often. Nothing that follows matters.
                 return 1;
             }
-            if container as u32 >> 2 == 0 {
-                // Nothing is selected here or further in: only the brackets' own match is left.
+            if quiet && self.child_at != at {
+                // Only the brackets' own match is left.
                 self.stack[level] = container;
                 let around = self.stack[next_level];
+                let inside = container & STATE | kind;
                 // A choice without a branch: which bracket comes next cannot be predicted.
-                container = around ^ (around ^ kind) & 0u64.wrapping_sub(opens);
+                container = around ^ (around ^ inside) & 0u64.wrapping_sub(opens);
             } else {
                 (self.container, self.level) = (container, level);
                 if opens != 0 {
@@ -177,16 +200,15 @@ impl<'a> Walk<'a> {
         self.stack[self.level] = self.container;
         self.level += 1;
         let mut marked = 0;
-        if child != DEAD {
-            let state = self.automaton.state(child);
-            if state.takes_scalars {
-                marked = self.mark(child, if kind == OBJECT { Kind::Object } else { Kind::Array }, at);
-            }
-            if state.barren {
-                child = DEAD;
-            }
+        let state = self.automaton.state(child);
+        if state.takes_scalars {
+            marked = self.mark(child, if kind == OBJECT { Kind::Object } else { Kind::Array }, at);
         }
-        self.container = u64::from(child) << 2 | marked | kind;
+        if state.barren {
+            child = DEAD;
+        }
+        let loops = if state.loops || child == DEAD { LOOPS } else { 0 };
+        self.container = u64::from(child) << 2 | marked | loops | kind;
     }
 
     /// A bracket closes a container. There is one: the level was checked.
@@ -205,40 +227,36 @@ impl<'a> Walk<'a> {
 
     /// Follows the members or elements of a region.
     #[inline(always)]
-    fn follow(&mut self, region: &Region<'_>) {
+    fn follow(&mut self, region: &Region<'_>, equal: &impl Fn(u8) -> u64) {
         let state = self.automaton.state(state_of(self.container));
         if self.container & OBJECT == 0 {
             self.elements(state, region);
-        } else if state.by_length && !region.escapes {
-            self.known_members(state, region);
+        } else if state.by_tail && !region.escapes {
+            let closes = self.known_closes(state, region.tokens, region.base, equal) & region.bytes;
+            self.known_members(state, region.base, closes);
         } else {
             self.members(state, region);
         }
     }
 
-    /// Finds the members that have known names by the distances between quotes. Only for states that need no look at
-    /// other members.
+    /// The closing quotes of strings that end like a known name, and are as long. Only for states that need no look at other members.
     #[inline(always)]
-    fn known_members(&mut self, state: &State, region: &Region<'_>) {
-        let (before, open) = (self.open_before, region.tokens.string_open);
-        // From the opening quote to the closing one; never a whole block.
-        let apart = |length: u8| {
-            let distance = u32::from(length) + 1;
-            open << distance | before >> (64 - distance)
-        };
-        let [first, others @ ..] = state.some_lengths;
-        if first == 0 {
-            return;
+    fn known_closes(&self, state: &State, tokens: &Tokens, base: usize, equal: &impl Fn(u8) -> u64) -> u64 {
+        let mut closes = 0;
+        for tail in &state.tails {
+            let apart = tokens.string_open << tail.distance | self.open_before >> (64 - tail.distance);
+            let before = base.checked_sub(1).is_some_and(|at| self.text[at] == tail.last);
+            closes |= apart & (equal(tail.last) << 1 | u64::from(before));
         }
-        let mut closes = apart(first);
-        if others[0] != first {
-            closes |= apart(others[0]) | apart(others[1]) | apart(others[2]);
-        }
-        closes &= region.tokens.string_close & region.bytes;
+        closes & tokens.string_close
+    }
+
+    /// Follows the members whose names may close there.
+    #[inline(never)]
+    fn known_members(&mut self, state: &State, base: usize, mut closes: u64) {
         while closes != 0 {
-            let close = region.base + closes.trailing_zeros() as usize;
+            self.known_member(state, base + closes.trailing_zeros() as usize);
             closes &= closes - 1;
-            self.known_member(state, close);
         }
     }
 
