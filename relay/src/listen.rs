@@ -187,7 +187,7 @@ impl Edge {
                     client: &client,
                     conversation: &conversation,
                 };
-                return Exchange::new(shared, &site, target.as_deref(), id).run(request).await;
+                return Exchange::new(shared, &site, target.as_deref(), id, started).run(request).await;
             }
             Err(failure) => failure,
         };

@@ -81,15 +81,21 @@ pub struct Exchange<'a> {
 }
 
 impl<'a> Exchange<'a> {
-    /// Starts the clock. `target` replaces the request's own path and query where the relay took a part of it.
+    /// The clock runs since `started`. `target` replaces the request's own path and query where the relay took a part of it.
     #[must_use]
-    pub fn new(shared: Shared<'a>, site: &'a SiteState, target: Option<&'a str>, id: HeaderValue) -> Self {
+    pub fn new(
+        shared: Shared<'a>,
+        site: &'a SiteState,
+        target: Option<&'a str>,
+        id: HeaderValue,
+        started: Instant,
+    ) -> Self {
         Self {
             shared,
             site,
             target,
             id,
-            started: Instant::now(),
+            started,
             engine_time: Duration::ZERO,
             upstream_time: Duration::ZERO,
             rule: None,
@@ -172,6 +178,11 @@ impl<'a> Exchange<'a> {
         response
     }
 
+    /// The time, where somebody will ask for it.
+    fn clock(&self) -> Option<Instant> {
+        self.site.site.server_timing.then(Instant::now)
+    }
+
     async fn attempt(&mut self, request: Request<Incoming>) -> Result<Passed, Failure> {
         let (mut head, body) = request.into_parts();
         let site = self.site;
@@ -193,9 +204,9 @@ impl<'a> Exchange<'a> {
         self.request_head(&mut head, &route, upgrade.as_ref())?;
         let client_upgrade = upgrade.is_some().then(|| head.extensions.remove::<OnUpgrade>()).flatten();
         let method = head.method.clone();
-        let sent = Instant::now();
+        let sent = self.clock();
         let response = self.send(head, sealed).await;
-        self.upstream_time = sent.elapsed();
+        self.upstream_time = since(sent);
         let response = response?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return self.tunnel(response, client_upgrade);
@@ -417,12 +428,12 @@ impl<'a> Exchange<'a> {
             // Nothing is to be sealed in it, and its tokens stay tokens: it passes as it is.
             return Ok(Passed::Stream(head, body));
         }
-        let waited = Instant::now();
+        let waited = self.clock();
         let deadline = &self.shared.conversation.deadline;
         deadline.set(limits.response_body_time);
         let held = hold(body, limits.body, deadline).await;
         deadline.clear();
-        self.upstream_time += waited.elapsed();
+        self.upstream_time += since(waited);
         let text = held.map_err(|e: HoldError<_>| e.failure(Side::Response, Failure::UpstreamProtocol))?;
         if text.is_empty() {
             return Ok(Passed::Whole(head, text));
@@ -471,6 +482,10 @@ impl<'a> Exchange<'a> {
         }));
         Ok(Passed::Whole(head, Bytes::new()))
     }
+}
+
+fn since(start: Option<Instant>) -> Duration {
+    start.map(|start| start.elapsed()).unwrap_or_default()
 }
 
 /// States how the body ends, since what the client said about it ended at this hop: `length` bytes, or what the stream says of itself.

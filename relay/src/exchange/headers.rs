@@ -37,6 +37,10 @@ fn may_be_nominated(name: &HeaderName) -> bool {
 
 /// Takes out what ends at this hop. `TE: trailers` stays, for it is asked of the next hop too.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    // Most messages on a kept connection have none of them, and a look at each name costs less than to ask for each field.
+    if !headers.keys().any(|name| HOP_BY_HOP.contains(name) || *name == header::TE) {
+        return;
+    }
     if headers.contains_key(header::CONNECTION) {
         let nominated: Vec<HeaderName> = headers
             .get_all(header::CONNECTION)

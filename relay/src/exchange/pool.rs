@@ -4,17 +4,16 @@
 //! a connection that was verified under one authority is never handed to a site that trusts another.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
-use tokio::time::Instant;
 
 use super::up::Connection;
 use crate::config::resolved::UpstreamTls;
+use crate::deadline::Moment;
 
 /// What two connections must share to stand for each other.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -48,21 +47,25 @@ impl PoolKey {
 
 struct Idle {
     connection: Connection,
-    until: Instant,
+    until: Moment,
 }
 
+/// Idle connections to one server; the most recently used last.
+type Server = (SocketAddr, Vec<Idle>);
+
 thread_local! {
-    static POOL: RefCell<HashMap<(PoolKey, SocketAddr), Vec<Idle>>> = RefCell::default();
+    /// By [`PoolKey`], and then by server: there are few of each, and nothing is hashed for a request.
+    static POOL: RefCell<Vec<Vec<Server>>> = RefCell::default();
 }
 
 /// The most recently used idle connection.
 #[must_use]
 pub fn take(key: PoolKey, server: SocketAddr) -> Option<Connection> {
     POOL.with_borrow_mut(|pool| {
-        let idle = pool.get_mut(&(key, server))?;
-        let now = Instant::now();
+        let servers = pool.get_mut(key.0 as usize)?;
+        let (_, idle) = servers.iter_mut().find(|(address, _)| *address == server)?;
         while let Some(candidate) = idle.pop() {
-            if candidate.until > now {
+            if !candidate.until.has_come() {
                 return Some(candidate.connection);
             }
         }
@@ -73,14 +76,22 @@ pub fn take(key: PoolKey, server: SocketAddr) -> Option<Connection> {
 /// Keeps a connection that is between two requests, unless there are enough.
 pub fn put(key: PoolKey, server: SocketAddr, connection: Connection, most: usize, keep: Duration) {
     POOL.with_borrow_mut(|pool| {
-        let idle = pool.entry((key, server)).or_default();
-        let now = Instant::now();
+        let at = key.0 as usize;
+        if pool.len() <= at {
+            pool.resize_with(at + 1, Vec::new);
+        }
+        let Some(servers) = pool.get_mut(at) else { return };
+        let known = servers.iter().position(|(address, _)| *address == server).unwrap_or_else(|| {
+            servers.push((server, Vec::new()));
+            servers.len() - 1
+        });
+        let Some((_, idle)) = servers.get_mut(known) else { return };
         // The oldest stand first: sweep what is over while we are here.
-        if idle.first().is_some_and(|oldest| oldest.until <= now) {
-            idle.retain(|i| i.until > now);
+        if idle.first().is_some_and(|oldest| oldest.until.has_come()) {
+            idle.retain(|i| !i.until.has_come());
         }
         if idle.len() < most {
-            idle.push(Idle { connection, until: now + keep });
+            idle.push(Idle { connection, until: Moment::after(keep) });
         }
     });
 }
@@ -88,10 +99,11 @@ pub fn put(key: PoolKey, server: SocketAddr, connection: Connection, most: usize
 /// Closes what idled too long or was closed by its peer, also of servers that nobody asks for any more. Called now and then on each worker thread.
 pub fn sweep() {
     POOL.with_borrow_mut(|pool| {
-        let now = Instant::now();
-        pool.retain(|_, idle| {
-            idle.retain_mut(|i| i.until > now && i.connection.nudge());
-            !idle.is_empty()
-        });
+        for servers in pool {
+            servers.retain_mut(|(_, idle)| {
+                idle.retain_mut(|i| !i.until.has_come() && i.connection.nudge());
+                !idle.is_empty()
+            });
+        }
     });
 }

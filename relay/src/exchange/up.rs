@@ -100,7 +100,7 @@ pub async fn dial(connector: &TransportConnector, target: &Target, server: Socke
         None => stream_of(stream),
         Some(tls) => Box::new(handshake(tls, stream).await?),
     };
-    let handshake = http1::Builder::new().max_headers(256).max_buf_size(128 * 1024).handshake(TokioIo::new(io)).await;
+    let handshake = http1::Builder::new().max_buf_size(128 * 1024).handshake(TokioIo::new(io)).await;
     let (sender, driver) = handshake.map_err(|_| Failure::UpstreamConnect)?;
     Ok(Connection { sender, driver: Box::pin(driver.with_upgrades()) })
 }
