@@ -1,11 +1,19 @@
 //! The log: one line for each failed message, to standard error, for people or as JSON. Never a value, a header, a path or a query.
+//!
+//! Of equal failures, which a client can cause as fast as it can send, ten lines in a second are written for each site and problem code; one line then says how many were
+//! kept back. Metrics count them all.
+
+mod flood;
 
 use std::io::IsTerminal;
+use std::sync::LazyLock;
+use std::time::Instant;
 
 use tracing_subscriber::EnvFilter;
 
 use crate::Failure;
 use crate::config::resolved::LogFormat;
+use flood::Flood;
 
 /// What is logged unless `E3_LOG` or `RUST_LOG` says otherwise. Pingora reports its own start and end in detail; its warnings are enough.
 const DEFAULT: &str = "info,pingora_core=warn,pingora_runtime=warn";
@@ -35,6 +43,38 @@ pub fn start(format: LogFormat) {
     }
 }
 
+/// Every failure of this process by its kind.
+static FLOOD: LazyLock<Flood> = LazyLock::new(Flood::default);
+
+/// Seconds since this was first asked.
+fn second() -> u32 {
+    static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    u32::try_from(BEGUN.elapsed().as_secs()).unwrap_or(u32::MAX)
+}
+
+/// Tells of the lines that were kept back in seconds that are over. To be called now and then: without it, the end of a flood would be told only with the next failure of its
+/// kind.
+pub fn tell_suppressed() {
+    for told in FLOOD.due(second()) {
+        suppressed(&told.site, told.code, told.status, told.suppressed);
+    }
+}
+
+/// The same, for the second that is not over yet too: at the end of the process.
+pub fn tell_all_suppressed() {
+    for told in FLOOD.due(u32::MAX) {
+        suppressed(&told.site, told.code, told.status, told.suppressed);
+    }
+}
+
+fn suppressed(site: &str, code: &'static str, status: u16, suppressed: u32) {
+    if status < 500 {
+        tracing::info!(site, status, code, suppressed, "more of the same were refused");
+    } else {
+        tracing::warn!(site, status, code, suppressed, "more of the same failed");
+    }
+}
+
 /// What the log says about one message.
 #[derive(Debug, Clone, Copy)]
 pub struct Message<'m> {
@@ -50,9 +90,16 @@ pub struct Message<'m> {
 
 impl Message<'_> {
     /// A message that was refused or failed: one line, at `info` where the client caused it, at `warn` otherwise. `code` is the problem code;
-    /// `cause` holds neither text nor values.
+    /// `cause` holds neither text nor values. In a flood of its kind it is only counted.
     pub fn failed(self, code: &'static str, cause: &Failure) {
         let Self { request_id, site, rule, status } = self;
+        let turn = FLOOD.turn(site, code, status, second());
+        if turn.suppressed > 0 {
+            suppressed(site, code, status, turn.suppressed);
+        }
+        if !turn.write {
+            return;
+        }
         if status < 500 {
             tracing::info!(request_id, site, rule, status, code, ?cause, "refused");
         } else {

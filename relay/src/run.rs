@@ -120,7 +120,9 @@ pub fn run(options: Options) -> Result<Ended, RunError> {
         upgrade_socket: options.upgrade_socket,
         take_over: options.upgrade,
     };
-    Ok(process.run()?)
+    let ended = process.run();
+    log::tell_all_suppressed();
+    Ok(ended?)
 }
 
 fn background<S: BackgroundService + Send + Sync + 'static>(name: &str, task: S) -> Box<dyn ServiceWithDependents> {
@@ -194,7 +196,7 @@ impl BackgroundService for EngineHealth {
     }
 }
 
-/// Looks up the upstreams' names again and checks their health, when that is due.
+/// Looks up the upstreams' names again and checks their health, when that is due, and tells of log lines that were kept back.
 struct Upkeep(Arc<Live<State>>);
 
 #[async_trait]
@@ -205,6 +207,7 @@ impl BackgroundService for Upkeep {
         loop {
             let round = async {
                 tending.round(self.0.hold().balances()).await;
+                log::tell_suppressed();
                 tokio::time::sleep(TEND).await;
             };
             tokio::select! {
