@@ -11,7 +11,7 @@
 //! 7. [`exchange`]: sends what is sealed, and brings the response back the same way;
 //! 8. [`error`]: every cause for which a message is refused; [`answer`]: what the client is told.
 //!
-//! Around it: [`run`] puts the parts together, [`lifecycle`] binds, drains and hands over, [`reload`] holds the rules in force and replaces them, [`metrics`] and [`log`] tell what happened, [`admin`] shows it.
+//! Around it: [`harden`] closes the process to core dumps and debuggers, [`run`] puts the parts together, [`lifecycle`] binds, drains and hands over, [`reload`] holds the rules in force and replaces them, [`metrics`] and [`log`] tell what happened, [`admin`] shows it.
 
 pub mod admin;
 pub mod admit;
@@ -24,6 +24,7 @@ pub mod deadline;
 pub mod engine;
 pub mod error;
 pub mod exchange;
+pub mod harden;
 pub mod inbound;
 pub mod lifecycle;
 pub mod listen;

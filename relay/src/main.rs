@@ -4,13 +4,17 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use relay::args::{Cli, Command};
-use relay::{command, config, run};
+use relay::{command, config, harden, run};
 
 /// Every request takes and returns several buffers of 4 to 32 KiB, for which the C library's allocator is slow.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
+    if let Err(error) = harden::harden() {
+        eprintln!("relay: core dumps cannot be switched off: {error}");
+        return ExitCode::FAILURE;
+    }
     match Cli::parse().command {
         Command::Run(args) => {
             let options =

@@ -73,11 +73,25 @@ impl Program {
     /// # Panics
     /// If it cannot be started.
     pub fn start(self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>, log: &Path) -> Running {
+        self.start_filtered(arguments, log, None)
+    }
+
+    /// The same, with a filter of the log: what `E3_LOG` is set to.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn start_filtered(
+        self,
+        arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+        log: &Path,
+        filter: Option<&str>,
+    ) -> Running {
         let output = File::options().create(true).append(true).open(log).expect("the log can be written");
         let child = Command::new(self.path())
             .args(arguments)
             .env_remove("RUST_LOG")
             .env_remove("E3_LOG")
+            .envs(filter.map(|filter| ("E3_LOG", filter)))
             .stdin(Stdio::null())
             .stdout(output.try_clone().expect("the log can be shared"))
             .stderr(output)

@@ -33,16 +33,25 @@ impl Engine {
     /// If it does not start.
     #[must_use]
     pub fn start(folder: &Path) -> Self {
+        Self::start_with(folder, Path::new("audit.log"), "")
+    }
+
+    /// The same, with this audit sink, which is below the folder unless it is absolute, and `more` lines of configuration.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[must_use]
+    pub fn start_with(folder: &Path, audit: &Path, more: &str) -> Self {
         let config = folder.join("e3.yaml");
         let path = |name: &str| folder.join(name).display().to_string();
         fs::write(
             &config,
             format!(
-                "development: true\ncreate_apps: true\nundeclared_roles: allow\napps: {{shop: {{roles: {{email: {{deterministic: true}}}}}}}}\nlisten: [\"unix://{}\"]\nkeyring: {}\nroot: {{file: {}}}\naudit: {{file: {}}}\n",
+                "development: true\ncreate_apps: true\nundeclared_roles: allow\napps: {{shop: {{roles: {{email: {{deterministic: true}}}}}}}}\nlisten: [\"unix://{}\"]\nkeyring: {}\nroot: {{file: {}}}\naudit: {{file: {}}}\n{more}",
                 path("e3.sock"),
                 path("keyring"),
                 path("root.key"),
-                path("audit.log"),
+                folder.join(audit).display(),
             ),
         )
         .expect("e3.yaml is written");
@@ -96,12 +105,21 @@ impl Relay {
     /// If it does not start.
     #[must_use]
     pub fn start(folder: &Path, name: &str, rules: &str) -> Self {
+        Self::start_filtered(folder, name, rules, None)
+    }
+
+    /// The same, with a filter of its log, as `E3_LOG` takes it.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[must_use]
+    pub fn start_filtered(folder: &Path, name: &str, rules: &str, filter: Option<&str>) -> Self {
         let own = folder.join(name);
         fs::create_dir(&own).expect("a folder for the relay");
         fs::set_permissions(&own, fs::Permissions::from_mode(0o700)).expect("permissions of the folder");
         let (file, admin) = (own.join("relay.yaml"), port::free());
         fs::write(&file, with_admin(rules, admin)).expect("relay.yaml is written");
-        Self::start_with(&file, admin)
+        Self::start_at(&file, admin, filter)
     }
 
     /// Starts a relay with this rules file, whose admin listener is `admin`, and waits until that answers.
@@ -110,18 +128,22 @@ impl Relay {
     /// If it does not start.
     #[must_use]
     pub fn start_with(file: &Path, admin: SocketAddr) -> Self {
-        let mut relay = Self::spawn(file, admin, &[]);
+        Self::start_at(file, admin, None)
+    }
+
+    fn start_at(file: &Path, admin: SocketAddr, filter: Option<&str>) -> Self {
+        let mut relay = Self::spawn(file, admin, &[], filter);
         relay.wait_alive();
         relay
     }
 
-    fn spawn(file: &Path, admin: SocketAddr, more: &[&str]) -> Self {
+    fn spawn(file: &Path, admin: SocketAddr, more: &[&str], filter: Option<&str>) -> Self {
         let own = file.parent().expect("the rules are in a folder");
         let socket = own.join("upgrade.sock");
         let mut arguments = vec!["run", "--config", file.to_str().expect("a path in UTF-8")];
         arguments.extend(["--upgrade-socket", socket.to_str().expect("a path in UTF-8")]);
         arguments.extend(more);
-        let process = Program::Relay.start(arguments, &own.join("relay.log"));
+        let process = Program::Relay.start_filtered(arguments, &own.join("relay.log"), filter);
         Self { process, rules: file.to_owned(), socket, admin }
     }
 
@@ -142,7 +164,7 @@ impl Relay {
     /// If the successor does not start to wait.
     #[must_use]
     pub fn hand_over(self) -> (Self, Running) {
-        let successor = Self::spawn(&self.rules, self.admin, &["--upgrade"]);
+        let successor = Self::spawn(&self.rules, self.admin, &["--upgrade"], None);
         eventually("the upgrade socket", || self.socket.exists().then_some(()));
         self.process.signal(Signal::QUIT);
         (successor, self.process)
