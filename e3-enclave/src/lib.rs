@@ -5,7 +5,7 @@
 //! 1. [`harden`]: before any key is read, the process is closed to core dumps and debuggers;
 //! 2. [`serve`]: endpoints, connections, frames, deadlines, drain;
 //! 3. [`policy`]: may this principal do this with this role?
-//! 4. [`keyring`]: the keys, their file and their rotation;
+//! 4. [`keyring`]: the keys, their file and their rotation; [`kms`]: the root key above them;
 //! 5. [`envelope`]: a value becomes a token, or comes back;
 //! 6. [`audit`]: what was opened is on the disk before its answer leaves.
 //!
@@ -19,6 +19,7 @@ pub mod envelope;
 pub mod error;
 pub mod harden;
 pub mod keyring;
+pub mod kms;
 pub mod log;
 pub mod policy;
 pub mod serve;

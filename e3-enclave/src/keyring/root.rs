@@ -21,6 +21,11 @@ impl RootKey {
         &self.0
     }
 
+    /// A root key that KMS gave to this enclave.
+    pub(crate) fn from_kms(key: SecretKey) -> Self {
+        Self(key)
+    }
+
     /// The root key in this file: 32 bytes as hexadecimal or base64 text. Nobody but its owner may read the file.
     ///
     /// # Errors
