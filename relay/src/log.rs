@@ -25,7 +25,7 @@ pub fn start(format: LogFormat) {
     let written = ["E3_LOG", "RUST_LOG"].into_iter().find_map(|name| Some((name, std::env::var(name).ok()?)));
     let (filter, fault) = match &written {
         None => (EnvFilter::new(DEFAULT), None),
-        Some((name, text)) => match EnvFilter::try_new(text) {
+        Some((name, text)) => match EnvFilter::try_new(guarded(text)) {
             Ok(filter) => (filter, None),
             Err(error) => (EnvFilter::new(DEFAULT), Some((name, error))),
         },
@@ -73,6 +73,11 @@ fn suppressed(site: &str, code: &'static str, status: u16, suppressed: u32) {
     } else {
         tracing::warn!(site, status, code, suppressed, "more of the same failed");
     }
+}
+
+/// The filter without what would log itself: notify tells at `trace` of every change beside the rules file, and the log may be such a change. Whoever names notify gets it.
+fn guarded(filter: &str) -> String {
+    if filter.contains("notify") { filter.to_owned() } else { format!("{filter},notify=debug") }
 }
 
 /// What the log says about one message.
