@@ -299,6 +299,30 @@ fn frozen_tokens_open_and_faulty_ones_do_not() {
 }
 
 #[test]
+fn the_salt_of_a_deterministic_token_is_bound_and_not_computed_again() {
+    let (app, role, ty) = (app("shop"), role("email"), ValueType::String);
+    let key = AppKey::known(2, app, Lineage::Deterministic, key_bytes(2));
+    let header = Header::new(role, ty, Suite::Deterministic, 2, 0);
+    let mut binary = Vec::new();
+    encrypt(&key, app, &header, (Suite::Deterministic, 0), Salt([7; SALT]), b"ada@example.com", &mut binary).unwrap();
+    // A holder of the key chose another salt: the token is genuine, and its value comes back.
+    let genuine = Authentic::read(&keyring(), app, text(role, ty, &binary).as_bytes()).unwrap();
+    assert_eq!(genuine.value(), b"ada@example.com");
+    // Whoever has no key cannot.
+    binary[9] ^= 1;
+    assert!(Authentic::read(&keyring(), app, text(role, ty, &binary).as_bytes()).is_err());
+}
+
+#[test]
+fn a_byte_order_mark_is_a_character_of_a_string() {
+    let sealed = Recipe { name: "byte order mark", value: "\u{feff}x".as_bytes(), ..PLAIN }.make().token;
+    let opened = Authentic::read(&keyring(), app("shop"), sealed.as_bytes()).unwrap();
+    assert_eq!(opened.value(), "\u{feff}x".as_bytes());
+    let json = Recipe { name: "byte order mark", ty: ValueType::Json, value: "\u{feff}1".as_bytes(), ..PLAIN }.make();
+    assert!(Authentic::read(&keyring(), app("shop"), json.token.as_bytes()).is_err());
+}
+
+#[test]
 fn a_faulty_token_differs_from_its_good_one_only_in_its_fault() {
     // The lenient reading of the unused bits is the good binary: only canonicity refuses it.
     let token = unused_bits();

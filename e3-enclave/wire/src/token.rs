@@ -9,8 +9,11 @@ pub const PREFIX: &[u8] = b"e3v1.";
 /// Bytes of a sealed binary beside its ciphertext: suite, kid, time, salt, commitment, tag.
 pub const BINARY_OVERHEAD: usize = 1 + 4 + 4 + 24 + 32 + 16;
 
-/// Longest token text: prefix, role, type, the base64url of the largest sealed binary, four dots.
-pub const MAX_TOKEN_TEXT: usize = PREFIX.len() + 21 + 2 + (crate::MAX_VALUE + BINARY_OVERHEAD).div_ceil(3) * 4 + 1;
+/// Most characters of base64url in a token: those of the largest sealed binary.
+pub const MAX_BASE64: usize = ((crate::MAX_VALUE + BINARY_OVERHEAD) * 4).div_ceil(3);
+
+/// Longest token text, which only the longest roles reach: prefix, role, type, [`MAX_BASE64`], the dots behind these three.
+pub const MAX_TOKEN_TEXT: usize = PREFIX.len() + 21 + 2 + MAX_BASE64 + 1;
 
 /// Text that is no token. Never says more: the parts are an attacker's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -54,12 +57,12 @@ impl<'a> TokenText<'a> {
         let [letter, b'.', body @ ..] = rest else { return None };
         let value_type = ValueType::from_letter(*letter).ok()?;
         let end = base64url_end(body)?;
-        if end == 0 || body[end] != b'.' {
+        if end == 0 || end > MAX_BASE64 || body[end] != b'.' {
             return None;
         }
         let base64 = std::str::from_utf8(&body[..end]).ok()?;
         let used = PREFIX.len() + dot + 1 + 2 + end + 1;
-        (used <= MAX_TOKEN_TEXT).then_some((Self { role, value_type, base64 }, used))
+        Some((Self { role, value_type, base64 }, used))
     }
 
     /// Finds the first token at or after `from` and the range of bytes it takes.
@@ -164,6 +167,27 @@ mod tests {
         }
         assert!(TokenText::parse(b"e3v1.r.s.AA. ").is_err());
         assert_eq!(TokenText::parse(b"e3v1.r.s.A.").unwrap().decode(), Err(TokenError::NotAToken));
+    }
+
+    #[test]
+    fn one_limit_holds_for_every_role_and_meets_the_largest_binary() {
+        let largest = vec![0; crate::MAX_VALUE + BINARY_OVERHEAD];
+        for role in ["r", "a2345678901234567-90"] {
+            let role = Role::parse(role).unwrap();
+            let mut text = Vec::new();
+            write(role, ValueType::String, &largest, &mut text);
+            assert_eq!(TokenText::parse(&text).unwrap().base64.len(), MAX_BASE64);
+            assert!(text.len() <= MAX_TOKEN_TEXT);
+            assert_eq!(text.len() == MAX_TOKEN_TEXT, role.as_bytes().len() == 20);
+            assert_eq!(TokenText::find(&text, 0).unwrap().1, 0..text.len());
+            // One character more, which no bytes have, and two, which are one byte too many.
+            for _ in 0..2 {
+                text.insert(text.len() - 1, b'A');
+                assert!(TokenText::parse(&text).is_err());
+                assert_eq!(TokenText::find(&text, 0), None);
+            }
+        }
+        assert_eq!((MAX_BASE64, MAX_TOKEN_TEXT), (22_369_730, 22_369_759), "as SPEC.md says");
     }
 
     #[test]

@@ -20,7 +20,7 @@ RANDOM, DETERMINISTIC = 1, 3
 LINEAGE = {RANDOM: "random", DETERMINISTIC: "det"}
 
 MAX_VALUE = 16_777_216
-MAX_TEXT = 22_369_759
+MAX_BASE64 = 22_369_730
 MAX_DEPTH = 128
 
 FIXED = struct.Struct(">BII24s32s")  # suite, kid, time, salt, commit
@@ -181,12 +181,12 @@ def decode(text):
 
 def parse(token):
     """Steps 1 and 2 of section 7."""
-    if len(token) > MAX_TEXT:
-        raise NotAuthentic(1, "text too long")
     found = TOKEN.fullmatch(token)
     if not found:
         raise NotAuthentic(1, "not exactly one token")
     role, kind, body = found.groups()
+    if len(body) > MAX_BASE64:
+        raise NotAuthentic(1, "text too long")
     binary = decode(body)
     if not FIXED.size + TAG <= len(binary) <= FIXED.size + MAX_VALUE + TAG:
         raise NotAuthentic(2, "binary too short or too long")
