@@ -125,6 +125,26 @@ pub fn cause_of(failure: &Failure) -> Option<Cause> {
     })
 }
 
+/// What a client is told about a failure between two records of its request: earlier ones have reached the upstream, so it is not the answer of a request
+/// that may simply be sent again.
+#[must_use]
+pub fn cut(failure: &Failure) -> Option<Cause> {
+    let cause = cause_of(failure)?;
+    Some(if cause.status.is_client_error() { CUT_REFUSED } else { CUT_FAILED })
+}
+
+const CUT_REFUSED: Cause = cause(
+    StatusCode::UNPROCESSABLE_ENTITY,
+    "records/refused",
+    "A record was refused, and the request was cut before it: the upstream may have acted on earlier records.",
+);
+
+const CUT_FAILED: Cause = cause(
+    StatusCode::BAD_GATEWAY,
+    "records/failed",
+    "A record could not be sealed or opened, and the request was cut before it: the upstream may have acted on earlier records.",
+);
+
 fn framing(fault: Framing) -> Cause {
     use StatusCode as S;
     let (code, title) = match fault {
@@ -289,7 +309,7 @@ pub fn table() -> Vec<Cause> {
         Failure::Overloaded,
         Failure::Internal,
     ]);
-    all.iter().filter_map(cause_of).collect()
+    all.iter().filter_map(cause_of).chain([CUT_REFUSED, CUT_FAILED]).collect()
 }
 
 /// RFC 9457, with our code, the request's id, and what helps to find the fault.
@@ -299,6 +319,9 @@ struct Problem<'a> {
     title: &'static str,
     status: u16,
     code: &'static str,
+    /// Code of what happened to the record at which a request was cut.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<String>,
     #[serde(skip_serializing_if = "str::is_empty")]
@@ -311,6 +334,7 @@ struct Problem<'a> {
 /// The answer for a cause: `application/problem+json`, not to be stored.
 #[must_use]
 pub fn problem(cause: Cause, failure: &Failure, request_id: &str, upstream: Option<StatusCode>) -> Response<Bytes> {
+    let is_cut = cause == CUT_REFUSED || cause == CUT_FAILED;
     let detail = match failure {
         Failure::Json { offset, cause, .. } => Some(format!("{cause} at byte {offset}")),
         _ => None,
@@ -320,6 +344,7 @@ pub fn problem(cause: Cause, failure: &Failure, request_id: &str, upstream: Opti
         title: cause.title,
         status: cause.status.as_u16(),
         code: cause.code,
+        cause: is_cut.then(|| cause_of(failure)).flatten().map(|cause| cause.code),
         detail,
         request_id,
         upstream_status: upstream.map(|s| s.as_u16()),
@@ -334,7 +359,7 @@ pub fn problem(cause: Cause, failure: &Failure, request_id: &str, upstream: Opti
     if cause.status == StatusCode::SERVICE_UNAVAILABLE {
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
-    if matches!(failure, Failure::Framing(_) | Failure::RequestTimeout) {
+    if is_cut || matches!(failure, Failure::Framing(_) | Failure::RequestTimeout) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response

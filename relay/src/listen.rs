@@ -181,8 +181,7 @@ impl Edge {
             Ok((site, target)) => {
                 let shared = Shared {
                     connector: &self.connector,
-                    engine: &state.engine,
-                    roles: &state.roles,
+                    state: &state,
                     edge: self.side,
                     client: &client,
                     conversation: &conversation,

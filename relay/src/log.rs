@@ -112,6 +112,12 @@ impl Message<'_> {
         }
     }
 
+    /// An answer that was cut between two records, at `warn`: the client has its status and the records before.
+    pub fn cut(self, code: &'static str, cause: &Failure) {
+        let Self { request_id, site, rule, status } = self;
+        tracing::warn!(request_id, site, rule, status, code, ?cause, "cut");
+    }
+
     /// A message that went through, at `debug`.
     pub fn served(self) {
         let Self { request_id, site, rule, status } = self;

@@ -37,6 +37,7 @@ pub struct Metrics {
     registry: Registry,
     requests: IntCounterVec,
     request_seconds: HistogramVec,
+    cuts: IntCounterVec,
     in_flight: IntGaugeVec,
     connections: [IntGauge; 2],
     fields: IntCounterVec,
@@ -120,6 +121,16 @@ impl Metrics {
                     &["side", "site"],
                 )?,
             )?,
+            cuts: register(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "e3_relay_answers_cut_total",
+                        "Answers cut between two records because one could not go on, by the problem code of the cause.",
+                    ),
+                    &["side", "site", "rule", "code"],
+                )?,
+            )?,
             in_flight: register(
                 &registry,
                 IntGaugeVec::new(
@@ -192,6 +203,7 @@ impl Metrics {
             side: side_label(side),
             site: name.into(),
             requests: self.requests.clone(),
+            cuts: self.cuts.clone(),
             seconds: self.request_seconds.with_label_values(&[side_label(side), name]),
             in_flight: self.in_flight.with_label_values(&[side_label(side), name]),
             unruled: RuleCounters::new(NONE.into()),
@@ -315,6 +327,7 @@ pub struct SiteMetrics {
     side: &'static str,
     site: Box<str>,
     requests: IntCounterVec,
+    cuts: IntCounterVec,
     seconds: Histogram,
     in_flight: IntGauge,
     unruled: RuleCounters,
@@ -351,6 +364,12 @@ impl SiteMetrics {
             Ok(index) if outcome == OK => rule.ok[index].get_or_init(|| self.counter(rule, outcome, status)).inc(),
             _ => self.counter(rule, outcome, status).inc(),
         }
+    }
+
+    /// Records an answer that was cut after its head; `code` is the problem code of the cause.
+    pub fn cut(&self, rule: Option<usize>, code: &'static str) {
+        let rule = rule.and_then(|index| self.rules.get(index)).unwrap_or(&self.unruled);
+        self.cuts.with_label_values(&[self.side, &*self.site, &*rule.label, code]).inc();
     }
 
     fn counter(&self, rule: &RuleCounters, outcome: &str, status: StatusCode) -> IntCounter {

@@ -3,12 +3,18 @@
 //! 1. [`select`]: one strict scan finds the values that the plan claims, and settles which action each gets;
 //! 2. [`transform`]: asks the engine once for all of them, and splices its answers in;
 //! 3. [`sealed`]: the only type that the exchange can send.
+//!
+//! Of a stream of records (NDJSON, event streams) each record is such a body of its own: [`pieces`] cuts it into them, [`records`] replaces their values
+//! one after the other.
 
 pub mod hold;
+pub(crate) mod pieces;
+pub mod records;
 pub mod sealed;
 pub mod select;
 mod tokens;
 pub mod transform;
 
-pub use sealed::{Outgoing, Sealed};
+pub use records::{Opening, Records, Source, Work};
+pub use sealed::{Outgoing, Sealed, SealedRecords};
 pub use transform::{FieldOutcome, Report, Transformed, transform};

@@ -1,10 +1,17 @@
 //! The only bodies that can be sent: fail closed by type.
 //!
-//! A [`Sealed`] is made in exactly three ways: the rules proved that they do not select the message ([`Sealed::untouched`]),
-//! there is no body ([`Sealed::none`]), or every planned value was replaced (by [`super::transform`], through [`Replaced`]).
+//! A [`Sealed`] is made in exactly four ways: the rules proved that they do not select the message ([`Sealed::untouched`]),
+//! there is no body ([`Sealed::none`]), every planned value was replaced (by [`super::transform`], through [`Replaced`]), or the body
+//! is a stream of records each of which is [`Replaced`] before it leaves (by [`super::records`]).
 //! It is not `Clone`, and a retry can send nothing but what it holds.
 
+use std::collections::VecDeque;
+use std::task::{Context, Poll, ready};
+
 use bytes::Bytes;
+
+use super::records::Records;
+use crate::error::Failure;
 
 use crate::rules::route::Unruled;
 
@@ -15,6 +22,7 @@ enum Inner<S> {
     None,
     Whole(Bytes),
     Stream(Option<S>),
+    Records(Option<Box<SealedRecords>>),
 }
 
 /// What one attempt sends.
@@ -25,9 +33,28 @@ pub enum Outgoing<S> {
     Whole(Bytes),
     /// A stream that no rule selects, framed as it came.
     Stream(S),
+    /// Record after record, each sealed before it leaves.
+    Records(Box<SealedRecords>),
 }
 
-/// Proof that every planned value of a body was replaced, with the text that came of it. Made only by [`super::transform`].
+/// A stream of records that may leave the relay: it yields nothing but the text of [`Replaced`] ones.
+pub struct SealedRecords {
+    good: VecDeque<Replaced>,
+    rest: Records,
+}
+
+impl SealedRecords {
+    /// The next bytes that may leave; `None` at the end of the whole message. After a failure nothing more ever comes, and no end.
+    pub fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Failure>>> {
+        let next = match self.good.pop_front() {
+            Some(replaced) => Some(Ok(replaced)),
+            None => ready!(self.rest.poll_next(cx)),
+        };
+        Poll::Ready(next.map(|next| next.map(|Replaced(bytes)| bytes)))
+    }
+}
+
+/// Proof that every planned value of a body was replaced, with the text that came of it. Made only by [`super::transform`] and [`super::records`].
 pub(super) struct Replaced(Bytes);
 
 impl Replaced {
@@ -54,20 +81,24 @@ impl<S> Sealed<S> {
         Self(Inner::Whole(proof.0))
     }
 
+    pub(super) fn records(good: VecDeque<Replaced>, rest: Records) -> Self {
+        Self(Inner::Records(Some(Box::new(SealedRecords { good, rest }))))
+    }
+
     /// Exact length in bytes, unless the body streams.
     #[must_use]
     pub fn content_length(&self) -> Option<usize> {
         match &self.0 {
             Inner::None => Some(0),
             Inner::Whole(bytes) => Some(bytes.len()),
-            Inner::Stream(_) => None,
+            Inner::Stream(_) | Inner::Records(_) => None,
         }
     }
 
     /// Whether [`Sealed::send`] can be called again for another attempt.
     #[must_use]
     pub fn is_replayable(&self) -> bool {
-        !matches!(self.0, Inner::Stream(_))
+        !matches!(self.0, Inner::Stream(_) | Inner::Records(_))
     }
 
     /// What the next attempt sends; `None` when the stream was handed out already.
@@ -76,6 +107,7 @@ impl<S> Sealed<S> {
             Inner::None => Some(Outgoing::None),
             Inner::Whole(bytes) => Some(Outgoing::Whole(bytes.clone())),
             Inner::Stream(stream) => stream.take().map(Outgoing::Stream),
+            Inner::Records(records) => records.take().map(Outgoing::Records),
         }
     }
 }
@@ -87,6 +119,7 @@ impl<S> std::fmt::Debug for Sealed<S> {
             Inner::None => f.write_str("Sealed::None"),
             Inner::Whole(bytes) => write!(f, "Sealed::Whole({} bytes)", bytes.len()),
             Inner::Stream(_) => f.write_str("Sealed::Stream"),
+            Inner::Records(_) => f.write_str("Sealed::Records"),
         }
     }
 }

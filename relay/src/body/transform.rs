@@ -1,6 +1,7 @@
 //! Asks the engine once for every value that a plan claims, and splices its answers in.
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -105,10 +106,50 @@ pub async fn transform<S>(
     if text.is_empty() {
         return Ok(Transformed { body: Sealed::none(), report });
     }
-    let (edits, request) = prepare(plan, &text, engine, context, side)?;
+    let edits = edits(plan, &text, engine, context, side, &mut report).await?;
+    // Where there is nothing to edit, the scan went over every byte, and all of nothing is replaced.
+    let replaced = if edits.is_empty() {
+        Replaced::all(text)
+    } else {
+        let spliced = json_span::splice(&text, &edits.replacements()).map_err(|_| Failure::Internal)?;
+        Replaced::all(Bytes::from(spliced))
+    };
+    Ok(Transformed { body: Sealed::replaced(replaced), report })
+}
+
+/// What replaces every value of a text that a plan claims.
+#[derive(Default)]
+pub(super) struct Edits {
+    written: Vec<u8>,
+    /// Spans of the text, in order, and what replaces them in `written`.
+    places: Vec<(Range<usize>, Range<usize>)>,
+}
+
+impl Edits {
+    /// Whether the text stays as it is.
+    pub(super) fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// The spans and their replacements, in order.
+    pub(super) fn replacements(&self) -> Vec<Replacement<'_>> {
+        let with = |range: &Range<usize>| &self.written[range.clone()];
+        self.places.iter().map(|(at, r)| Replacement { start: at.start, end: at.end, with: with(r) }).collect()
+    }
+}
+
+/// Finds every value of `text` that the plan claims and asks the engine for what replaces it, in one call at most.
+pub(super) async fn edits(
+    plan: &Plan,
+    text: &[u8],
+    engine: &Engine,
+    context: &Context<'_>,
+    side: Side,
+    report: &mut Report,
+) -> Result<Edits, Failure> {
+    let (edits, request) = prepare(plan, text, engine, context, side)?;
     if edits.is_empty() {
-        // The scan went over every byte and the plan claims nothing: all of nothing is replaced.
-        return Ok(Transformed { body: Sealed::replaced(Replaced::all(text)), report });
+        return Ok(Edits::default());
     }
     let asked = Instant::now();
     let frame = engine.call(request, side).await?;
@@ -118,8 +159,7 @@ pub async fn transform<S>(
         Ok(Answer::Refused(refusal)) => return Err(Failure::Engine(refusal)),
         Err(_) => return Err(Failure::EngineAnswer),
     };
-    let replaced = apply(&text, &edits, &items, side, &mut report)?;
-    Ok(Transformed { body: Sealed::replaced(replaced), report })
+    apply(text, &edits, &items, side, report)
 }
 
 /// Scans the body and writes the engine call. No await in here: the scratch space is the thread's.
@@ -200,14 +240,14 @@ fn sealed_form<'a>(
     })
 }
 
-/// Splices the answers in. Every edit has its answer, or there is no [`Replaced`].
+/// Writes the answers down. Every edit has its answer, or there are no [`Edits`].
 fn apply(
-    text: &Bytes,
+    text: &[u8],
     edits: &[Edit],
     items: &[ItemAnswer<'_>],
     side: Side,
     report: &mut Report,
-) -> Result<Replaced, Failure> {
+) -> Result<Edits, Failure> {
     if edits.len() != items.len() {
         return Err(Failure::EngineAnswer);
     }
@@ -260,16 +300,8 @@ fn apply(
         }
         places.push((edit.start..edit.end, from..written.len()));
     }
-    if places.is_empty() {
-        return Ok(Replaced::all(text.clone()));
-    }
-    report.edited = true;
-    let replacements: Vec<Replacement<'_>> = places
-        .into_iter()
-        .map(|(at, with)| Replacement { start: at.start, end: at.end, with: &written[with] })
-        .collect();
-    let spliced = json_span::splice(text, &replacements).map_err(|_| Failure::Internal)?;
-    Ok(Replaced::all(Bytes::from(spliced)))
+    report.edited |= !places.is_empty();
+    Ok(Edits { written, places })
 }
 
 fn utf8(value: &[u8]) -> Result<&str, Failure> {

@@ -10,9 +10,12 @@ use json_span::{Kind, Replacement, line_column, splice};
 use super::{BAD_INPUT, rules, sample, serve};
 use crate::answer;
 use crate::args::Test;
+use crate::body::pieces::Pieces;
+use crate::body::records::{may_pass_unread, text_of};
 use crate::body::select::{Selection, Target};
 use crate::error::{Failure, Side};
 use crate::rules::action::Verb;
+use crate::rules::media::{RecordForm, Shape};
 use crate::rules::plan::Plan;
 use crate::rules::route::Direction;
 
@@ -99,7 +102,7 @@ fn show(
     what: &str,
     direction: &Direction,
     body: &[u8],
-    media: impl FnOnce() -> Result<(), Failure>,
+    media: impl FnOnce() -> Result<Shape, Failure>,
     side: Side,
     args: &Test,
 ) -> Result<(), Failure> {
@@ -114,32 +117,85 @@ fn show(
         println!("{what:<9} no body: nothing to do");
         return Ok(());
     }
-    match media() {
+    let shape = match media() {
         Err(failure) if side == Side::Request || plan.seals() => return Err(failure),
         Err(_) => {
             println!("{what:<9} no JSON and nothing to seal: it passes untouched");
             return Ok(());
         }
-        Ok(()) => {}
-    }
-    let mut selection = Selection::default();
-    let targets = selection.targets(plan, body, side)?;
-    if targets.is_empty() {
-        println!("{what:<9} nothing selected: it passes as it is");
-        return Ok(());
-    }
-    let mut marks = Vec::with_capacity(targets.len());
-    for target in targets {
-        marks.push(tell(plan, body, target, args.show_values));
-    }
-    let replacements: Vec<_> = targets
-        .iter()
-        .zip(&marks)
-        .map(|(t, mark)| Replacement { start: t.start, end: t.end, with: mark.as_bytes() })
-        .collect();
-    let edited = splice(body, &replacements).map_err(|_| Failure::Internal)?;
+        Ok(shape) => shape,
+    };
+    let edited = match shape {
+        Shape::Document => {
+            let marks = marks(plan, body, side, args)?;
+            if marks.is_empty() {
+                println!("{what:<9} nothing selected: it passes as it is");
+                return Ok(());
+            }
+            splice(body, &replacements(&marks)).map_err(|_| Failure::Internal)?
+        }
+        Shape::Records(form) => records(what, plan, body, form, side, args)?,
+    };
     println!("{what:<9} becomes\n{}", String::from_utf8_lossy(&edited));
     Ok(())
+}
+
+/// Tells what happens to each record of a stream, and what becomes of all of them. One that is refused is the last that is told.
+fn records(
+    what: &str,
+    plan: &Plan,
+    body: &[u8],
+    form: RecordForm,
+    side: Side,
+    args: &Test,
+) -> Result<Vec<u8>, Failure> {
+    let mut pieces = Pieces::new(form, body.len());
+    pieces.push(body);
+    pieces.end();
+    let (mut edited, mut number) = (Vec::with_capacity(body.len()), 0);
+    while let Ok(Some(piece)) = pieces.next() {
+        let Some(text) = text_of(&piece, plan, form, side)? else {
+            edited.extend_from_slice(&piece.into_bytes());
+            continue;
+        };
+        number += 1;
+        println!("{what:<9} record {number}");
+        let marks = match marks(plan, &text, side, args) {
+            Ok(marks) => marks,
+            Err(Failure::Json { .. }) if may_pass_unread(plan, form, side) => {
+                println!("  no JSON and nothing to seal: it passes untouched");
+                Vec::new()
+            }
+            Err(Failure::Json { side, offset, cause }) => {
+                return Err(Failure::Json { side, offset: piece.place(offset), cause });
+            }
+            Err(failure) => return Err(failure),
+        };
+        if marks.is_empty() {
+            edited.extend_from_slice(&piece.into_bytes());
+            continue;
+        }
+        edited.extend(piece.weave(&replacements(&marks)).map_err(|_| Failure::Internal)?);
+    }
+    Ok(edited)
+}
+
+/// A span of a text and the mark that stands for what replaces it.
+struct Mark {
+    start: usize,
+    end: usize,
+    with: String,
+}
+
+fn marks(plan: &Plan, text: &[u8], side: Side, args: &Test) -> Result<Vec<Mark>, Failure> {
+    let mut selection = Selection::default();
+    let targets = selection.targets(plan, text, side)?;
+    let mark = |t: &Target| Mark { start: t.start, end: t.end, with: tell(plan, text, t, args.show_values) };
+    Ok(targets.iter().map(mark).collect())
+}
+
+fn replacements(marks: &[Mark]) -> Vec<Replacement<'_>> {
+    marks.iter().map(|m| Replacement { start: m.start, end: m.end, with: m.with.as_bytes() }).collect()
 }
 
 /// Prints what happens to one value, and gives the mark that stands for it.

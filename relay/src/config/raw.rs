@@ -245,7 +245,8 @@ pub struct Match {
     /// Headers that must be there: a value in which `*` is any text, so that `"*"` asks only that the header is there.
     #[serde(default)]
     pub headers: BTreeMap<String, At<String>>,
-    /// Media types that the selectors understand; another is refused with 415. `application/json` and `application/*+json` when absent.
+    /// Media types that the selectors understand; another is refused with 415. When absent: `application/json` and `application/*+json`, held whole;
+    /// and, held record by record, `application/x-ndjson`, `application/ndjson`, `application/jsonl`, `application/x-jsonlines` and `text/event-stream`.
     pub media_types: Option<At<Vec<At<String>>>>,
 }
 
@@ -385,7 +386,7 @@ pub struct Health {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct Limits {
-    /// Most bytes of a ruled body; `10MiB` when absent, at most `16MiB`.
+    /// Most bytes of a ruled body, or of one record of a stream of them; `10MiB` when absent, at most `16MiB`.
     pub body: Option<At<String>>,
     /// Total time for a held request body; `30s` when absent.
     pub body_time: Option<At<String>>,

@@ -12,7 +12,7 @@ use super::report::{Place, Report, did_you_mean};
 use super::resolved::Side;
 use crate::rules::action::{Action, Verb};
 use crate::rules::glob::TextGlob;
-use crate::rules::media::MediaType;
+use crate::rules::media::{self, MediaType};
 use crate::rules::path::PathGlob;
 use crate::rules::route::{Condition, HeaderCondition, Rule, RuleSet, UnruledPolicy};
 
@@ -128,14 +128,14 @@ impl Rules<'_> {
         }
         condition.headers = raw.headers.iter().filter_map(|(name, value)| self.header(name, value)).collect();
         let Some(types) = &raw.media_types else {
-            let usual = ["application/json", "application/*+json"];
-            condition.media_types = usual.iter().filter_map(|m| MediaType::parse(m)).collect();
+            let usual = media::DOCUMENTS.into_iter().chain(media::LINES).chain([media::EVENTS]);
+            condition.media_types = usual.filter_map(MediaType::parse).collect();
             return condition;
         };
         self.never_empty(
             types,
             "every body would be refused with 415: no media type is named",
-            "leave `media_types` out for application/json and application/*+json",
+            "leave `media_types` out for JSON, NDJSON and event streams",
         );
         for text in types.get() {
             match MediaType::parse(text.get()) {

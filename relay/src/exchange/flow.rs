@@ -15,6 +15,7 @@ use hyper_util::rt::TokioIo;
 use pingora_core::connectors::TransportConnector;
 
 use super::headers;
+use super::records::Falling;
 use super::stream::{Done, DownBody, UpBody};
 use super::up::{self, Connection, Driven};
 use crate::admit::Conversation;
@@ -22,13 +23,13 @@ use crate::answer;
 use crate::body::hold::{HoldError, hold};
 use crate::body::{FieldOutcome, Outgoing, Report, Sealed, transform};
 use crate::config::resolved::Side as Edge;
-use crate::engine::Engine;
 use crate::error::{Failure, Side};
 use crate::log::Message;
 use crate::metrics::{self, FieldVerb, RoleMetrics};
+use crate::rules::media::Shape;
 use crate::rules::plan::Plan;
 use crate::rules::route::{Direction, Route};
-use crate::state::SiteState;
+use crate::state::{SiteState, State};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
@@ -37,10 +38,8 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 pub struct Shared<'a> {
     /// Dials upstreams.
     pub connector: &'a TransportConnector,
-    /// Seals and opens.
-    pub engine: &'a Engine,
-    /// Counters by role.
-    pub roles: &'a RoleMetrics,
+    /// The engine and everything else that the rules in force made.
+    pub state: &'a Arc<State>,
     /// Which relay this is.
     pub edge: Edge,
     /// Who asks.
@@ -67,15 +66,19 @@ impl Client {
 
 /// One request at one site.
 pub struct Exchange<'a> {
-    shared: Shared<'a>,
-    site: &'a SiteState,
+    pub(super) shared: Shared<'a>,
+    pub(super) site: &'a Arc<SiteState>,
     /// The path and query that the site's rules and its upstream see.
     target: Option<&'a str>,
-    id: HeaderValue,
+    pub(super) id: HeaderValue,
     started: Instant,
     engine_time: Duration,
-    upstream_time: Duration,
-    rule: Option<usize>,
+    pub(super) upstream_time: Duration,
+    pub(super) rule: Option<usize>,
+    /// The client speaks HTTP/1.0.
+    pub(super) old_client: bool,
+    /// The request was cut between two records: the upstream may have acted.
+    cut: bool,
     /// Set once the upstream has acted.
     upstream_status: Option<StatusCode>,
 }
@@ -85,7 +88,7 @@ impl<'a> Exchange<'a> {
     #[must_use]
     pub fn new(
         shared: Shared<'a>,
-        site: &'a SiteState,
+        site: &'a Arc<SiteState>,
         target: Option<&'a str>,
         id: HeaderValue,
         started: Instant,
@@ -99,6 +102,8 @@ impl<'a> Exchange<'a> {
             engine_time: Duration::ZERO,
             upstream_time: Duration::ZERO,
             rule: None,
+            old_client: false,
+            cut: false,
             upstream_status: None,
         }
     }
@@ -113,6 +118,10 @@ impl<'a> Exchange<'a> {
             }
             Ok(Passed::Stream(head, body)) => {
                 let body = DownBody::stream(body, &self.site.site.limits, done);
+                (head.status, metrics::OK, Response::from_parts(head, body))
+            }
+            Ok(Passed::Records(head, records)) => {
+                let body = DownBody::records(records, &self.site.site.limits, done);
                 (head.status, metrics::OK, Response::from_parts(head, body))
             }
             Err(failure) => {
@@ -143,7 +152,8 @@ impl<'a> Exchange<'a> {
 
     fn refuse(&self, failure: &Failure) -> (StatusCode, &'static str, Response<Bytes>) {
         let id = self.id.to_str().unwrap_or_default();
-        match answer::cause_of(failure) {
+        let cause = if self.cut { answer::cut(failure) } else { answer::cause_of(failure) };
+        match cause {
             Some(cause) => (cause.status, cause.code, answer::problem(cause, failure, id, self.upstream_status)),
             // Nobody reads it, but the codec wants an answer; nginx's number for it.
             None => {
@@ -179,12 +189,13 @@ impl<'a> Exchange<'a> {
     }
 
     /// The time, where somebody will ask for it.
-    fn clock(&self) -> Option<Instant> {
+    pub(super) fn clock(&self) -> Option<Instant> {
         self.site.site.server_timing.then(Instant::now)
     }
 
     async fn attempt(&mut self, request: Request<Incoming>) -> Result<Passed, Failure> {
         let (mut head, body) = request.into_parts();
+        self.old_client = head.version < Version::HTTP_11;
         let site = self.site;
         if !site.site.underscore_headers && head.headers.keys().any(|n| n.as_str().contains('_')) {
             return Err(Failure::UnderscoreField);
@@ -197,7 +208,7 @@ impl<'a> Exchange<'a> {
             return Err(Failure::Upgrade);
         }
         let asks = route.expects_response() || matches!(request_body, Direction::Planned(_));
-        if asks && !self.shared.engine.is_available() {
+        if asks && !self.shared.state.engine.is_available() {
             return Err(Failure::EngineAway);
         }
         let sealed = self.request_body(&mut head, body, &route, request_body).await?;
@@ -232,6 +243,9 @@ impl<'a> Exchange<'a> {
         }
         // Asked before the body is taken in: a type that no rule reads need not be held.
         let media = self.site.site.rules.check_request_media(route, &head.headers);
+        if let Ok(Shape::Records(form)) = media {
+            return self.request_records(head, body, plan, form).await;
+        }
         if body.size_hint().lower() > 0 {
             media?;
         }
@@ -260,32 +274,29 @@ impl<'a> Exchange<'a> {
         method: &str,
         side: Side,
     ) -> Result<(Sealed<S>, Report), Failure> {
+        let context = self.asked(method, side);
+        let outcome = transform::<S>(plan, text, &self.shared.state.engine, &context, side).await;
+        let transformed = outcome?;
+        self.engine_time += transformed.report.engine_time;
+        count(&self.shared.state.roles, &transformed.report);
+        Ok((transformed.body, transformed.report))
+    }
+
+    /// What the engine is told about one of the two bodies.
+    pub(super) fn asked<'s>(&'s self, method: &'s str, side: Side) -> Context<'s> {
         let direction = match (self.shared.edge, side) {
             (Edge::Inbound, Side::Request) => Way::InboundRequest,
             (Edge::Inbound, Side::Response) => Way::InboundResponse,
             (Edge::Outbound, Side::Request) => Way::OutboundRequest,
             (Edge::Outbound, Side::Response) => Way::OutboundResponse,
         };
-        let context = Context {
+        Context {
             request_id: self.id.to_str().unwrap_or_default(),
             direction,
             destination: if direction == Way::InboundResponse { "" } else { &self.site.destination },
             source: self.shared.client.text(),
             method,
-        };
-        let outcome = transform::<S>(plan, text, self.shared.engine, &context, side).await;
-        let transformed = outcome?;
-        self.engine_time += transformed.report.engine_time;
-        for (outcome, role, n) in &transformed.report.fields {
-            let verb = match outcome {
-                FieldOutcome::Sealed => FieldVerb::Seal,
-                FieldOutcome::Opened => FieldVerb::Open,
-                FieldOutcome::Kept => FieldVerb::Keep,
-                FieldOutcome::Left => FieldVerb::Refused,
-            };
-            self.shared.roles.count(verb, role.as_str(), u64::from(*n));
         }
-        Ok((transformed.body, transformed.report))
     }
 
     fn request_head(&self, head: &mut Parts, route: &Route, upgrade: Option<&HeaderValue>) -> Result<(), Failure> {
@@ -322,7 +333,7 @@ impl<'a> Exchange<'a> {
 
     /// Sends the request. Again, on a fresh connection, where nothing of it reached a server, or where an idle connection broke under a request that
     /// has no body and may be repeated (RFC 9110 §9.2.2).
-    async fn send(&self, head: Parts, mut body: Sealed<Incoming>) -> Result<Response<Driven>, Failure> {
+    async fn send(&mut self, head: Parts, mut body: Sealed<Incoming>) -> Result<Response<Driven>, Failure> {
         let limits = &self.site.site.limits;
         let deadline = &self.shared.conversation.deadline;
         let length = body.content_length();
@@ -345,11 +356,17 @@ impl<'a> Exchange<'a> {
                     request = match (attempt.unsent, again) {
                         (Some(unsent), _) => unsent,
                         (None, Some(again)) if attempt.broke => again,
-                        _ => return Err(attempt.failure),
+                        _ => {
+                            self.cut = attempt.cut;
+                            return Err(attempt.failure);
+                        }
                     };
                     fresh = true;
                 }
-                Err(attempt) => return Err(attempt.failure),
+                Err(attempt) => {
+                    self.cut = attempt.cut;
+                    return Err(attempt.failure);
+                }
             }
         }
     }
@@ -428,6 +445,9 @@ impl<'a> Exchange<'a> {
             // Nothing is to be sealed in it, and its tokens stay tokens: it passes as it is.
             return Ok(Passed::Stream(head, body));
         }
+        if let Ok(Shape::Records(form)) = media {
+            return self.response_records(head, body, plan, form, method).await;
+        }
         let waited = self.clock();
         let deadline = &self.shared.conversation.deadline;
         deadline.set(limits.response_body_time);
@@ -452,7 +472,7 @@ impl<'a> Exchange<'a> {
         match sealed.send() {
             Some(Outgoing::Whole(bytes)) => Ok(Passed::Whole(head, bytes)),
             Some(Outgoing::None) => Ok(Passed::Whole(head, Bytes::new())),
-            Some(Outgoing::Stream(_)) | None => Err(Failure::Internal),
+            Some(Outgoing::Stream(_) | Outgoing::Records(_)) | None => Err(Failure::Internal),
         }
     }
 
@@ -484,7 +504,20 @@ impl<'a> Exchange<'a> {
     }
 }
 
-fn since(start: Option<Instant>) -> Duration {
+/// Counts what was done to a body, or to a record.
+pub(super) fn count(roles: &RoleMetrics, report: &Report) {
+    for (outcome, role, n) in &report.fields {
+        let verb = match outcome {
+            FieldOutcome::Sealed => FieldVerb::Seal,
+            FieldOutcome::Opened => FieldVerb::Open,
+            FieldOutcome::Kept => FieldVerb::Keep,
+            FieldOutcome::Left => FieldVerb::Refused,
+        };
+        roles.count(verb, role.as_str(), u64::from(*n));
+    }
+}
+
+pub(super) fn since(start: Option<Instant>) -> Duration {
     start.map(|start| start.elapsed()).unwrap_or_default()
 }
 
@@ -520,7 +553,8 @@ fn copy_of(request: &Request<UpBody>) -> Request<UpBody> {
 }
 
 /// What goes down to the client.
-enum Passed {
+pub(super) enum Passed {
     Whole(http::response::Parts, Bytes),
     Stream(http::response::Parts, Driven),
+    Records(http::response::Parts, Box<Falling>),
 }

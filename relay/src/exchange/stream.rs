@@ -11,6 +11,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::BoxError;
 use super::headers;
+use super::records;
 use super::up::Driven;
 use crate::admit::Conversation;
 use crate::body::Outgoing;
@@ -30,6 +31,8 @@ pub enum UpBody {
     Whole(Full<Bytes>),
     /// The client's, as it comes.
     Stream(Box<Rising>),
+    /// Record after record, as each is good.
+    Records(Box<records::Rising>),
 }
 
 /// A request body that streams up. With its end, the time for the response begins.
@@ -91,6 +94,9 @@ impl UpBody {
                     ended: false,
                 }))
             }
+            Outgoing::Records(sealed) => {
+                Self::Records(Box::new(records::Rising::new(sealed, conversation, limits.response_time)))
+            }
             Outgoing::None | Outgoing::Whole(_) | Outgoing::Stream(_) => Self::Empty,
         }
     }
@@ -98,7 +104,7 @@ impl UpBody {
     /// Whether it streams.
     #[must_use]
     pub fn is_stream(&self) -> bool {
-        matches!(self, Self::Stream(_))
+        matches!(self, Self::Stream(_) | Self::Records(_))
     }
 }
 
@@ -111,6 +117,7 @@ impl Body for UpBody {
             Self::Empty => Poll::Ready(None),
             Self::Whole(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
             Self::Stream(body) => body.poll_frame(cx),
+            Self::Records(records) => records.poll_frame(cx),
         }
     }
 
@@ -119,6 +126,7 @@ impl Body for UpBody {
             Self::Empty => true,
             Self::Whole(body) => body.is_end_stream(),
             Self::Stream(body) => body.body.is_end_stream(),
+            Self::Records(_) => false,
         }
     }
 
@@ -127,6 +135,7 @@ impl Body for UpBody {
             Self::Empty => SizeHint::with_exact(0),
             Self::Whole(body) => body.size_hint(),
             Self::Stream(body) => body.body.size_hint(),
+            Self::Records(_) => SizeHint::default(),
         }
     }
 }
@@ -140,6 +149,7 @@ pub struct DownBody {
 enum Down {
     Whole(Full<Bytes>),
     Stream(Box<Driven>),
+    Records(Box<records::Falling>),
 }
 
 /// Counts an answer as out when its body is through, or dropped.
@@ -183,6 +193,13 @@ impl DownBody {
         done.conversation.stream(limits.stream_idle, limits.stream_time);
         Self { kind: Down::Stream(Box::new(body)), done }
     }
+
+    /// Record after record, as each is good.
+    #[must_use]
+    pub fn records(records: Box<records::Falling>, limits: &MessageLimits, done: Done) -> Self {
+        done.conversation.stream(limits.stream_idle, limits.stream_time);
+        Self { kind: Down::Records(records), done }
+    }
 }
 
 impl Body for DownBody {
@@ -201,6 +218,7 @@ impl Body for DownBody {
                 Poll::Pending if body.done.conversation.deadline.is_due() => Poll::Ready(Some(Err(Box::new(TooSlow)))),
                 Poll::Pending => Poll::Pending,
             },
+            Down::Records(records) => records.poll_frame(cx),
         }
     }
 
@@ -208,6 +226,7 @@ impl Body for DownBody {
         match &self.kind {
             Down::Whole(whole) => whole.is_end_stream(),
             Down::Stream(stream) => stream.is_end_stream(),
+            Down::Records(_) => false,
         }
     }
 
@@ -215,6 +234,7 @@ impl Body for DownBody {
         match &self.kind {
             Down::Whole(whole) => whole.size_hint(),
             Down::Stream(stream) => stream.size_hint(),
+            Down::Records(_) => SizeHint::default(),
         }
     }
 }

@@ -140,6 +140,8 @@ pub struct Attempt {
     pub unsent: Option<Request<UpBody>>,
     /// The connection broke before any answer: the server may or may not have had the request.
     pub broke: bool,
+    /// A stream of records was cut: the server may have acted on earlier ones.
+    pub cut: bool,
 }
 
 /// Sends a request and waits for the head of its response, as long as the connection's deadline allows.
@@ -178,17 +180,20 @@ pub async fn send(
         Some(Err(mut error)) => {
             let unsent = error.take_message();
             let error = error.into_error();
-            let failure = if is_slow(&error) {
+            let cut = cut(&error);
+            let failure = if let Some(failure) = cut {
+                failure
+            } else if is_slow(&error) {
                 Failure::RequestTimeout
             } else if error.is_user() {
                 Failure::ClientGone
             } else {
                 Failure::UpstreamProtocol
             };
-            let broke = failure == Failure::UpstreamProtocol && !error.is_parse();
-            Err(Box::new(Attempt { failure, unsent, broke }))
+            let broke = failure == Failure::UpstreamProtocol && cut.is_none() && !error.is_parse();
+            Err(Box::new(Attempt { failure, unsent, broke, cut: cut.is_some() }))
         }
-        None => Err(Box::new(Attempt { failure: Failure::UpstreamTimeout, unsent: None, broke: false })),
+        None => Err(Box::new(Attempt { failure: Failure::UpstreamTimeout, unsent: None, broke: false, cut: false })),
     }
 }
 
@@ -203,6 +208,10 @@ pub async fn ask(mut connection: Connection, request: Request<UpBody>) -> Option
         answer.as_mut().poll(cx).map(|answer| answer.ok().map(|response| response.status()))
     })
     .await
+}
+
+fn cut(error: &hyper::Error) -> Option<Failure> {
+    std::error::Error::source(error)?.downcast_ref::<super::records::Cut>().map(|cut| cut.0)
 }
 
 fn is_slow(error: &hyper::Error) -> bool {

@@ -5,6 +5,45 @@ use http::{HeaderMap, header};
 use crate::Failure;
 use crate::error::Side;
 
+/// Media types of JSON, one value for each message. Read unless a rule says otherwise.
+pub const DOCUMENTS: [&str; 2] = ["application/json", "application/*+json"];
+
+/// Media types of lines of JSON, one value for each line. Read unless a rule says otherwise.
+pub const LINES: [&str; 4] = ["application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"];
+
+/// The media type of event streams (WHATWG HTML §9.2). Read unless a rule says otherwise.
+pub const EVENTS: &str = "text/event-stream";
+
+/// How a body is made up, by its media type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// One JSON value, held whole.
+    Document,
+    /// A stream of them, held one by one.
+    Records(RecordForm),
+}
+
+/// How records stand in a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecordForm {
+    /// Each on a line of its own: NDJSON.
+    Lines,
+    /// Each as the data of an event.
+    Events,
+}
+
+impl Shape {
+    fn of(essence: &str) -> Self {
+        if LINES.iter().any(|lines| essence.eq_ignore_ascii_case(lines)) {
+            Self::Records(RecordForm::Lines)
+        } else if essence.eq_ignore_ascii_case(EVENTS) {
+            Self::Records(RecordForm::Events)
+        } else {
+            Self::Document
+        }
+    }
+}
+
 /// A media type, or `application/*+json` and the like.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MediaType {
@@ -44,12 +83,12 @@ impl MediaType {
     }
 }
 
-/// Refuses a body whose coding or type some of the rules do not understand.
+/// Refuses a body whose coding or type some of the rules do not understand; else tells how it is made up.
 pub(super) fn check<'a>(
     mut rules: impl Iterator<Item = &'a [MediaType]>,
     headers: &HeaderMap,
     side: Side,
-) -> Result<(), Failure> {
+) -> Result<Shape, Failure> {
     let is_identity = |c: &http::HeaderValue| c.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity");
     if !headers.get_all(header::CONTENT_ENCODING).iter().all(is_identity) {
         return Err(Failure::ContentCoding(side));
@@ -61,7 +100,7 @@ pub(super) fn check<'a>(
         _ => None,
     };
     match essence {
-        Some(essence) if rules.all(|types| types.iter().any(|m| m.matches(essence))) => Ok(()),
+        Some(essence) if rules.all(|types| types.iter().any(|m| m.matches(essence))) => Ok(Shape::of(essence)),
         _ => Err(Failure::MediaType(side)),
     }
 }

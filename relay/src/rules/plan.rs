@@ -11,6 +11,7 @@ pub struct Plan {
     actions: Box<[Action]>,
     has_required: bool,
     seals: bool,
+    opens: bool,
 }
 
 impl Plan {
@@ -20,7 +21,8 @@ impl Plan {
         let program = Program::new(actions.iter().map(|a| Selector::clone(&a.selector)).collect());
         let has_required = actions.iter().any(|a| a.required);
         let seals = actions.iter().any(|a| matches!(a.verb, Verb::Seal { .. }));
-        Self { program, actions: actions.into(), has_required, seals }
+        let opens = actions.iter().any(|a| matches!(a.verb, Verb::Open { .. }));
+        Self { program, actions: actions.into(), has_required, seals, opens }
     }
 
     /// The compiled selectors; the selector of a hit is an index into [`Plan::actions`].
@@ -45,5 +47,11 @@ impl Plan {
     #[must_use]
     pub fn seals(&self) -> bool {
         self.seals
+    }
+
+    /// Whether tokens may be opened: what comes of it must not be stored.
+    #[must_use]
+    pub fn opens(&self) -> bool {
+        self.opens
     }
 }

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, Method, StatusCode};
 use super::action::Action;
 use super::evasion;
 use super::glob::TextGlob;
-use super::media::{self, MediaType};
+use super::media::{self, MediaType, Shape};
 use super::path::{NormalPath, PathGlob};
 use super::plan::Plan;
 use crate::Failure;
@@ -108,7 +108,7 @@ pub struct Unruled(());
 /// What the rules say about one body.
 #[derive(Debug)]
 pub enum Direction {
-    /// Hold it whole and do as planned.
+    /// Hold it whole, or record by record, and do as planned.
     Planned(Arc<Plan>),
     /// No rule selects it.
     Untouched(Unruled),
@@ -243,20 +243,20 @@ impl RuleSet {
         route.rules.list().iter().copied().filter(move |r| self.rules[usize::from(*r)].acts_on(status))
     }
 
-    /// Refuses a request body that the rules do not read. Asked only when there is a body.
+    /// Refuses a request body that the rules do not read, and tells how one that they read is made up. Asked only when there is a body.
     ///
     /// # Errors
     /// The media type or the content coding is not one that every rule acting on it understands.
-    pub fn check_request_media(&self, route: &Route, headers: &HeaderMap) -> Result<(), Failure> {
+    pub fn check_request_media(&self, route: &Route, headers: &HeaderMap) -> Result<Shape, Failure> {
         let rules = route.rules().map(|r| &self.rules[r]).filter(|r| !r.request.is_empty());
         media::check(rules.map(|r| &*r.condition.media_types), headers, Side::Request)
     }
 
-    /// Refuses a response body that the rules do not read. Asked only when there is a body.
+    /// Refuses a response body that the rules do not read, and tells how one that they read is made up. Asked only when there is a body.
     ///
     /// # Errors
     /// The media type or the content coding is not one that every rule acting on it understands.
-    pub fn check_response_media(&self, route: &Route, status: StatusCode, headers: &HeaderMap) -> Result<(), Failure> {
+    pub fn check_response_media(&self, route: &Route, status: StatusCode, headers: &HeaderMap) -> Result<Shape, Failure> {
         let rules = self.acting(route, status).map(|r| &self.rules[usize::from(r)]);
         media::check(rules.map(|r| &*r.condition.media_types), headers, Side::Response)
     }

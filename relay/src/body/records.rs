@@ -1,0 +1,213 @@
+//! Takes a stream of records in one by one, replaces every planned value of each, and only then lets it go on.
+//!
+//! A record that fails is withheld with everything after it, and the stream then has no end: whoever receives it sees that it is incomplete.
+
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use e3_wire::{Context as Asked, Direction};
+use json_span::ScanCause;
+
+use super::pieces::{Piece, Pieces};
+use super::sealed::{Replaced, Sealed};
+use super::transform::{Report, edits};
+use crate::engine::Engine;
+use crate::error::{Failure, Side};
+use crate::rules::media::RecordForm;
+use crate::rules::plan::Plan;
+
+/// Where the bytes of a stream come from.
+pub trait Source: Send {
+    /// The next bytes; `None` when the message ended as it should.
+    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Failure>>>;
+}
+
+/// What is done to each record of a stream, and what the engine is told about it.
+pub struct Work {
+    /// What the rules say.
+    pub plan: Arc<Plan>,
+    /// How records stand in the stream.
+    pub form: RecordForm,
+    /// Most bytes of a record.
+    pub limit: usize,
+    /// Seals and opens.
+    pub engine: Engine,
+    /// Which body of the exchange it is.
+    pub side: Side,
+    /// Which way it goes.
+    pub direction: Direction,
+    /// Id of the request.
+    pub request_id: Box<str>,
+    /// Where the message goes.
+    pub destination: Box<str>,
+    /// Who sent the request.
+    pub source: Box<str>,
+    /// Its method.
+    pub method: Box<str>,
+    /// Told what was done to each record.
+    pub note: Box<dyn Fn(&Report) + Send + Sync>,
+}
+
+/// What has to be good before anything of a message leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opening {
+    /// A record, and what stands before it.
+    Record,
+    /// A record, or what may stand between two of them: who waits for events learns from a comment that he is connected.
+    Piece,
+}
+
+type Replacing = Pin<Box<dyn Future<Output = Result<(Replaced, Report), Failure>> + Send>>;
+
+/// A stream of records on its way through the engine.
+pub struct Records {
+    source: Box<dyn Source>,
+    pieces: Pieces,
+    work: Arc<Work>,
+    /// The record that the engine has.
+    replacing: Option<Replacing>,
+    failed: Option<Failure>,
+    ended: bool,
+}
+
+/// Whether a record is meant, or something between two.
+struct Next {
+    replaced: Replaced,
+    record: bool,
+    bytes: usize,
+}
+
+impl Records {
+    /// A stream of which nothing was read yet.
+    #[must_use]
+    pub fn new(source: Box<dyn Source>, work: Work) -> Self {
+        let pieces = Pieces::new(work.form, work.limit);
+        Self { source, pieces, work: Arc::new(work), replacing: None, failed: None, ended: false }
+    }
+
+    /// Waits until so much of the stream is good that it may begin. The caller bounds the time.
+    ///
+    /// # Errors
+    /// Anything that keeps a planned value of the first record from being replaced; nothing of the message may be sent then.
+    pub async fn begin<S>(mut self, opening: Opening) -> Result<Sealed<S>, Failure> {
+        let mut good = VecDeque::new();
+        let mut bytes = 0;
+        while let Some(next) = poll_fn(|cx| self.poll_piece(cx)).await {
+            let Next { replaced, record, bytes: more } = next?;
+            good.push_back(replaced);
+            bytes += more;
+            if record || opening == Opening::Piece {
+                return Ok(Sealed::records(good, self));
+            }
+            if bytes > self.work.limit {
+                return Err(Failure::TooLarge(self.work.side));
+            }
+        }
+        Ok(if good.is_empty() { Sealed::none() } else { Sealed::records(good, self) })
+    }
+
+    /// The next part of the stream that may leave; `None` at its end. After a failure there is nothing but that failure.
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Replaced, Failure>>> {
+        self.poll_piece(cx).map(|next| next.map(|next| next.map(|next| next.replaced)))
+    }
+
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Next, Failure>>> {
+        if let Some(failure) = self.failed {
+            return Poll::Ready(Some(Err(failure)));
+        }
+        let next = ready!(self.poll_good(cx));
+        if let Err(failure) = &next {
+            self.failed = Some(*failure);
+            self.replacing = None;
+        }
+        Poll::Ready(next.transpose())
+    }
+
+    fn poll_good(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Next>, Failure>> {
+        loop {
+            if let Some(replacing) = &mut self.replacing {
+                let done = ready!(replacing.as_mut().poll(cx));
+                self.replacing = None;
+                let (replaced, report) = done?;
+                (self.work.note)(&report);
+                return Poll::Ready(Ok(Some(Next { replaced, record: true, bytes: 0 })));
+            }
+            let piece = self.pieces.next().map_err(|_| Failure::TooLarge(self.work.side))?;
+            match piece {
+                Some(piece) => match text_of(&piece, &self.work.plan, self.work.form, self.work.side)? {
+                    Some(text) => self.replacing = Some(Box::pin(replace(Arc::clone(&self.work), piece, text))),
+                    None => {
+                        let bytes = piece.len();
+                        // Nothing is in it that could be selected: all of nothing is replaced.
+                        let replaced = Replaced::all(piece.into_bytes());
+                        return Poll::Ready(Ok(Some(Next { replaced, record: false, bytes })));
+                    }
+                },
+                None if self.ended => return Poll::Ready(Ok(None)),
+                None => match ready!(self.source.poll_bytes(cx)) {
+                    Some(bytes) => self.pieces.push(&bytes?),
+                    None => {
+                        self.ended = true;
+                        self.pieces.end();
+                    }
+                },
+            }
+        }
+    }
+}
+
+/// The JSON text of a piece, if it has one.
+///
+/// # Errors
+/// Whether the piece has one depends on who reads it, and it may not pass unread.
+pub(crate) fn text_of(piece: &Piece, plan: &Plan, form: RecordForm, side: Side) -> Result<Option<Bytes>, Failure> {
+    match piece.odd() {
+        Some(offset) if !may_pass_unread(plan, form, side) => {
+            Err(Failure::Json { side, offset, cause: ScanCause::UnexpectedByte })
+        }
+        _ => Ok(piece.text()),
+    }
+}
+
+/// Whether an event whose data is no JSON may go on as it is. Event streams do not say what their data is, so each event is what a body's media type is
+/// elsewhere: one that is not read may pass where nothing is to be sealed, for its tokens stay tokens.
+pub(crate) fn may_pass_unread(plan: &Plan, form: RecordForm, side: Side) -> bool {
+    form == RecordForm::Events && side == Side::Response && !plan.seals() && !plan.has_required()
+}
+
+impl Work {
+    fn asked(&self) -> Asked<'_> {
+        Asked {
+            request_id: &self.request_id,
+            direction: self.direction,
+            destination: &self.destination,
+            source: &self.source,
+            method: &self.method,
+        }
+    }
+}
+
+async fn replace(work: Arc<Work>, piece: Piece, text: Bytes) -> Result<(Replaced, Report), Failure> {
+    let mut report = Report::default();
+    let edits = match edits(&work.plan, &text, &work.engine, &work.asked(), work.side, &mut report).await {
+        Ok(edits) => edits,
+        Err(Failure::Json { .. }) if may_pass_unread(&work.plan, work.form, work.side) => {
+            return Ok((Replaced::all(piece.into_bytes()), report));
+        }
+        Err(Failure::Json { side, offset, cause }) => {
+            return Err(Failure::Json { side, offset: piece.place(offset), cause });
+        }
+        Err(failure) => return Err(failure),
+    };
+    let replaced = if edits.is_empty() {
+        Replaced::all(piece.into_bytes())
+    } else {
+        let woven = piece.weave(&edits.replacements()).map_err(|_| Failure::Internal)?;
+        Replaced::all(Bytes::from(woven))
+    };
+    Ok((replaced, report))
+}
