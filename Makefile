@@ -18,7 +18,7 @@ demo:
 	@$(TARGET)/debug/demo $(ARGS)
 
 test:
-	@.ci/deps build reader
+	@.ci/deps build test reader
 	$(CARGO) build --locked --workspace --bins
 	$(CARGO) test --locked --workspace
 	@$(MAKE) --no-print-directory reader

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use relay::config;
 use relay::config::resolved::Site;
 use relay::error::{Failure, PathFault, Side};
+use relay::rules::media::{RecordForm, Shape};
 use relay::rules::path::{GlobError, NormalPath, PathGlob};
 use relay::rules::route::Direction;
 
@@ -410,7 +411,16 @@ fn a_media_type_never_takes_a_request_out_of_its_rules() {
         "application/problem+json",
         "application/vnd.api+JSON; profile=x",
     ] {
-        assert_eq!(check(&[("content-type", good)]), Ok(()), "{good}");
+        assert_eq!(check(&[("content-type", good)]), Ok(Shape::Document), "{good}");
+    }
+    for (records, form) in [
+        ("application/x-ndjson", RecordForm::Lines),
+        ("Application/NDJSON;charset=utf-8", RecordForm::Lines),
+        ("application/jsonl", RecordForm::Lines),
+        ("application/x-jsonlines", RecordForm::Lines),
+        ("text/Event-Stream; charset=UTF-8", RecordForm::Events),
+    ] {
+        assert_eq!(check(&[("content-type", records)]), Ok(Shape::Records(form)), "{records}");
     }
     for bad in [
         "",
@@ -440,7 +450,7 @@ fn a_media_type_never_takes_a_request_out_of_its_rules() {
         let fields = [("content-type", "application/json"), ("content-encoding", coding)];
         assert_eq!(check(&fields), Err(Failure::ContentCoding(Side::Request)), "{coding}");
     }
-    assert_eq!(check(&[("content-type", "application/json"), ("content-encoding", "Identity")]), Ok(()));
+    assert_eq!(check(&[("content-type", "application/json"), ("content-encoding", "Identity")]), Ok(Shape::Document));
 }
 
 #[test]
@@ -489,8 +499,8 @@ fn only_rules_for_the_status_say_what_a_response_may_be() {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
         site.rules.check_response_media(&route, StatusCode::from_u16(status).unwrap(), &headers)
     };
-    assert_eq!(check(200, "application/json"), Ok(()));
-    assert_eq!(check(404, "application/vnd.error"), Ok(()));
+    assert_eq!(check(200, "application/json"), Ok(Shape::Document));
+    assert_eq!(check(404, "application/vnd.error"), Ok(Shape::Document));
     assert_eq!(check(404, "application/json"), Err(Failure::MediaType(Side::Response)));
     assert_eq!(check(200, "application/vnd.error"), Err(Failure::MediaType(Side::Response)));
 }

@@ -137,6 +137,17 @@ impl Connection {
         status.ok_or_else(|| io::Error::other("no status line"))
     }
 
+    /// The next bytes as they come; empty when the server closes.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub fn some(&mut self) -> io::Result<Vec<u8>> {
+        if self.unread.is_empty() {
+            more(&mut self.stream, &mut self.unread)?;
+        }
+        Ok(std::mem::take(&mut self.unread))
+    }
+
     /// Every byte until the server closes.
     ///
     /// # Errors

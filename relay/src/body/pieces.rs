@@ -105,9 +105,8 @@ impl Pieces {
         }
         if self.passed == 0 && self.line == 0 && !self.held.is_empty() {
             if self.held.starts_with(BYTE_ORDER_MARK) {
-                return Some(BYTE_ORDER_MARK.len());
-            }
-            if !self.ended && BYTE_ORDER_MARK.starts_with(&self.held) {
+                (self.seen, self.line) = (BYTE_ORDER_MARK.len(), BYTE_ORDER_MARK.len());
+            } else if !self.ended && BYTE_ORDER_MARK.starts_with(&self.held) {
                 return None;
             }
         }
@@ -170,7 +169,8 @@ impl Piece {
     }
 
     fn read_fields(&mut self) {
-        let mut from = 0;
+        let marked = self.at == 0 && self.bytes.starts_with(BYTE_ORDER_MARK);
+        let mut from = if marked { BYTE_ORDER_MARK.len() } else { 0 };
         while from < self.bytes.len() {
             let rest = &self.bytes[from..];
             let end = from + memchr2(b'\n', b'\r', rest).unwrap_or(rest.len());
@@ -266,8 +266,7 @@ impl Piece {
                 line = lines.next();
             }
         }
-        let spans: Vec<_> =
-            parts.iter().map(|(at, with)| Replacement { start: at.start, end: at.end, with }).collect();
+        let spans: Vec<_> = parts.iter().map(|(at, with)| Replacement { start: at.start, end: at.end, with }).collect();
         splice(&self.bytes, &spans)
     }
 
@@ -410,11 +409,18 @@ mod tests {
             String::from_utf8(piece.weave(&spans).unwrap()).unwrap()
         };
         let lines = RecordForm::Lines;
-        assert_eq!(woven(lines, b"{\"a\": 1, \"b\":2}\r\n", &[("1", "\"t\""), ("2", "[\n1\r\n]")]), "{\"a\": \"t\", \"b\":[ 1  ]}\r\n");
+        assert_eq!(
+            woven(lines, b"{\"a\": 1, \"b\":2}\r\n", &[("1", "\"t\""), ("2", "[\n1\r\n]")]),
+            "{\"a\": \"t\", \"b\":[ 1  ]}\r\n"
+        );
         let events = RecordForm::Events;
         assert_eq!(woven(events, b"id:1\ndata:{\"a\":1}\n\n", &[("1", "22")]), "id:1\ndata:{\"a\":22}\n\n");
         assert_eq!(
-            woven(events, b"data: {\r\nevent: x\r\ndata:  \"a\": [1,\r\nid\r\ndata:2\r\ndata: ], \"b\": 3\r\ndata: }\r\n\r\n", &[("[1,\n2\n]", "\"t\""), ("3", "{\n}")]),
+            woven(
+                events,
+                b"data: {\r\nevent: x\r\ndata:  \"a\": [1,\r\nid\r\ndata:2\r\ndata: ], \"b\": 3\r\ndata: }\r\n\r\n",
+                &[("[1,\n2\n]", "\"t\""), ("3", "{\n}")]
+            ),
             "data: {\r\nevent: x\r\ndata:  \"a\": \"t\"\r\nid\r\ndata:\r\ndata: , \"b\": {\r\ndata: }\r\ndata: }\r\n\r\n"
         );
         assert_eq!(woven(events, b"data:1\rdata\r\r", &[("1", "[\n]")]), "data:[\rdata: ]\rdata\r\r");
@@ -430,7 +436,8 @@ mod tests {
     /// Bytes that have a meaning here, and few others.
     fn stream() -> impl Strategy<Value = String> {
         let parts = prop::sample::select(vec![
-            "data: ", "data:", "data", "id: 1", ": c", "\n", "\n\n", "\r", "\r\n", "\r\n\r\n", "{}", "1", " ", ":", "é", "\u{feff}",
+            "data: ", "data:", "data", "id: 1", ": c", "\n", "\n\n", "\r", "\r\n", "\r\n\r\n", "{}", "1", " ", ":",
+            "é", "\u{feff}",
         ]);
         prop::collection::vec(parts, 0..40).prop_map(|parts| parts.concat())
     }

@@ -191,9 +191,10 @@ impl Exchange<'_> {
         conversation.stream(limits.stream_idle, limits.stream_time);
         let source = Watched { body, conversation: Arc::clone(conversation), broken: Failure::UpstreamProtocol };
         let opens = plan.opens();
+        let opening = if form == RecordForm::Events { Opening::Piece } else { Opening::Record };
         let records = Records::new(Box::new(source), self.work(plan, form, method.as_str(), Side::Response));
         let waited = self.clock();
-        let begun = conversation.deadline.bound(records.begin::<Driven>(Opening::Piece)).await;
+        let begun = conversation.deadline.bound(records.begin::<Driven>(opening)).await;
         self.upstream_time += super::flow::since(waited);
         let mut sealed = begun.unwrap_or(Err(Failure::UpstreamTimeout))?;
         headers::drop_integrity(&mut head.headers);

@@ -9,7 +9,8 @@ use crate::error::Side;
 pub const DOCUMENTS: [&str; 2] = ["application/json", "application/*+json"];
 
 /// Media types of lines of JSON, one value for each line. Read unless a rule says otherwise.
-pub const LINES: [&str; 4] = ["application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"];
+pub const LINES: [&str; 4] =
+    ["application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"];
 
 /// The media type of event streams (WHATWG HTML §9.2). Read unless a rule says otherwise.
 pub const EVENTS: &str = "text/event-stream";

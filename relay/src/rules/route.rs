@@ -256,7 +256,12 @@ impl RuleSet {
     ///
     /// # Errors
     /// The media type or the content coding is not one that every rule acting on it understands.
-    pub fn check_response_media(&self, route: &Route, status: StatusCode, headers: &HeaderMap) -> Result<Shape, Failure> {
+    pub fn check_response_media(
+        &self,
+        route: &Route,
+        status: StatusCode,
+        headers: &HeaderMap,
+    ) -> Result<Shape, Failure> {
         let rules = self.acting(route, status).map(|r| &self.rules[usize::from(r)]);
         media::check(rules.map(|r| &*r.condition.media_types), headers, Side::Response)
     }
