@@ -13,6 +13,7 @@ use e3_tests::engine_double::{Behaviour, EngineDouble, token_of, value_in};
 use e3_tests::process::Program;
 use e3_tests::stack::{Engine, Relay, folder};
 use e3_tests::{PATIENCE, eventually, port};
+use e3_wire::Refusal;
 
 const HOST: &str = "api.shop.example";
 const NDJSON: &str = "application/x-ndjson";
@@ -375,6 +376,42 @@ fn a_bad_record_cuts_the_upload_before_it() {
             assert_cut(&got);
         }
     }
+}
+
+#[test]
+fn records_that_come_together_share_a_call_and_no_fate() {
+    let (engine, tap) = (EngineDouble::start(Behaviour::Honest), Tap::start());
+    let stack = Stack::start(&engine.endpoint(), tap.address);
+    let record = |n: usize| match n {
+        // Nothing is asked of the engine for these.
+        7 | 8 => format!("{{\"n\":{n}}}\n\n"),
+        170 => "{\"card\":{\"number\":\"SECRET\"}\n".to_owned(),
+        n => format!("{{\"n\":{n},\"cvc\":\"SECRET {n}\"}}\n"),
+    };
+    let all: String = (0..200).map(record).collect();
+    let mut client = stack.begin("/seal", NDJSON);
+    client.send(&chunk(&all)).unwrap();
+    let answer = client.answer().unwrap();
+    assert!(answer.text().contains("\"cause\":\"body/json\""), "{}", answer.text());
+    let got = tap.ended();
+    assert_cut(&got);
+    assert!(!got.contains("SECRET") && !got.contains("\"n\":171"), "{got}");
+    let sealed: Vec<String> = tokens(&got).iter().map(|token| value_in(token)).collect();
+    let expected: Vec<String> = (0..170).filter(|n| !matches!(n, 7 | 8)).map(|n| format!("SECRET {n}")).collect();
+    assert_eq!(sealed, expected);
+    for n in 0..170 {
+        assert!(got.contains(&format!("{{\"n\":{n}")), "record {n}");
+    }
+    assert!(engine.requests() < 20, "{} calls for 170 records", engine.requests());
+    // Refused by the engine as a whole, what needs nothing of it went on before.
+    let tap = Tap::start();
+    let stack = Stack::start(&engine.endpoint(), tap.address);
+    engine.behave(Behaviour::RefusesItems(Refusal::BadValue));
+    let mut client = stack.begin("/seal", NDJSON);
+    client.send(&chunk(&format!("{}{}{}", record(7), record(8), record(9)))).unwrap();
+    assert!(client.answer().unwrap().text().contains("\"cause\":\"engine/value\""));
+    let got = tap.ended();
+    assert!(got.contains("{\"n\":7}") && got.contains("{\"n\":8}") && !got.contains("\"n\":9"), "{got}");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use json_span::ScanCause;
 
 use super::pieces::{Piece, Pieces};
 use super::sealed::{Replaced, Sealed};
-use super::transform::{Report, edits};
+use super::transform::{Report, edits_of_all};
 use crate::engine::Engine;
 use crate::error::{Failure, Side};
 use crate::rules::media::RecordForm;
@@ -61,24 +61,60 @@ pub enum Opening {
     Piece,
 }
 
-type Replacing = Pin<Box<dyn Future<Output = Result<(Replaced, Report), Failure>> + Send>>;
+/// Most records that share an engine call, of those that are there together: enough to be rid of most of its cost.
+const TOGETHER_MAX: usize = 64;
+
+/// Most bytes of records that share an engine call, but for the first.
+const TOGETHER_BYTES: usize = 64 * 1024;
+
+/// A piece and its JSON text, if it has one.
+type Read = (Piece, Option<Bytes>);
+
+type Replacing = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+
+/// What became of some pieces, in their order.
+struct Outcome {
+    good: VecDeque<Next>,
+    /// Pieces of which the engine was not asked yet.
+    left: VecDeque<Read>,
+    /// What became of the piece after the good ones.
+    failed: Option<Failure>,
+}
 
 /// A stream of records on its way through the engine.
 pub struct Records {
     source: Box<dyn Source>,
     pieces: Pieces,
     work: Arc<Work>,
-    /// The record that the engine has.
+    /// The records that the engine has.
     replacing: Option<Replacing>,
+    good: VecDeque<Next>,
+    /// What comes after them.
+    left: VecDeque<Read>,
+    /// What comes after those.
+    broken: Option<Failure>,
     failed: Option<Failure>,
     ended: bool,
 }
 
-/// Whether a record is meant, or something between two.
+/// A part of the stream that may leave.
 struct Next {
     replaced: Replaced,
+    /// Whether it is a record, or something between two.
     record: bool,
+    /// Bytes of what is no record.
     bytes: usize,
+}
+
+impl Next {
+    fn record(replaced: Replaced) -> Self {
+        Self { replaced, record: true, bytes: 0 }
+    }
+
+    /// Nothing is in it that could be selected: all of nothing is replaced.
+    fn between(piece: Piece) -> Self {
+        Self { bytes: piece.len(), replaced: Replaced::all(piece.into_bytes()), record: false }
+    }
 }
 
 impl Records {
@@ -86,7 +122,17 @@ impl Records {
     #[must_use]
     pub fn new(source: Box<dyn Source>, work: Work) -> Self {
         let pieces = Pieces::new(work.form, work.limit);
-        Self { source, pieces, work: Arc::new(work), replacing: None, failed: None, ended: false }
+        Self {
+            source,
+            pieces,
+            work: Arc::new(work),
+            replacing: None,
+            good: VecDeque::new(),
+            left: VecDeque::new(),
+            broken: None,
+            failed: None,
+            ended: false,
+        }
     }
 
     /// Waits until so much of the stream is good that it may begin. The caller bounds the time.
@@ -122,31 +168,36 @@ impl Records {
         let next = ready!(self.poll_good(cx));
         if let Err(failure) = &next {
             self.failed = Some(*failure);
-            self.replacing = None;
         }
         Poll::Ready(next.transpose())
     }
 
     fn poll_good(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Next>, Failure>> {
         loop {
-            if let Some(replacing) = &mut self.replacing {
-                let done = ready!(replacing.as_mut().poll(cx));
-                self.replacing = None;
-                let (replaced, report) = done?;
-                (self.work.note)(&report);
-                return Poll::Ready(Ok(Some(Next { replaced, record: true, bytes: 0 })));
+            if let Some(good) = self.good.pop_front() {
+                return Poll::Ready(Ok(Some(good)));
             }
-            let piece = self.pieces.next().map_err(|_| Failure::TooLarge(self.work.side))?;
-            match piece {
-                Some(piece) => match text_of(&piece, &self.work.plan, self.work.form, self.work.side)? {
-                    Some(text) => self.replacing = Some(Box::pin(replace(Arc::clone(&self.work), piece, text))),
-                    None => {
-                        let bytes = piece.len();
-                        // Nothing is in it that could be selected: all of nothing is replaced.
-                        let replaced = Replaced::all(piece.into_bytes());
-                        return Poll::Ready(Ok(Some(Next { replaced, record: false, bytes })));
-                    }
-                },
+            if let Some(replacing) = &mut self.replacing {
+                let Outcome { good, left, failed } = ready!(replacing.as_mut().poll(cx));
+                self.replacing = None;
+                (self.good, self.left) = (good, left);
+                // It comes before what else may be wrong further on.
+                self.broken = failed.or(self.broken);
+                continue;
+            }
+            if self.left.is_empty() {
+                if let Some(failure) = self.broken {
+                    return Poll::Ready(Err(failure));
+                }
+                self.gather();
+            }
+            match self.left.front() {
+                Some((_, Some(_))) => {
+                    let batch = std::mem::take(&mut self.left);
+                    self.replacing = Some(Box::pin(replace(Arc::clone(&self.work), batch)));
+                }
+                Some((_, None)) => self.good.extend(self.left.pop_front().map(|(piece, _)| Next::between(piece))),
+                None if self.broken.is_some() => {}
                 None if self.ended => return Poll::Ready(Ok(None)),
                 None => match ready!(self.source.poll_bytes(cx)) {
                     Some(bytes) => self.pieces.push(&bytes?),
@@ -155,6 +206,29 @@ impl Records {
                         self.pieces.end();
                     }
                 },
+            }
+        }
+    }
+
+    /// Takes whole pieces that are there together.
+    fn gather(&mut self) {
+        let Work { plan, form, side, .. } = &*self.work;
+        let mut bytes = 0;
+        while self.left.len() < TOGETHER_MAX && bytes < TOGETHER_BYTES {
+            let read = match self.pieces.next() {
+                Ok(Some(piece)) => text_of(&piece, plan, *form, *side).map(|text| (piece, text)),
+                Ok(None) => return,
+                Err(_) => Err(Failure::TooLarge(*side)),
+            };
+            match read {
+                Ok((piece, text)) => {
+                    bytes += piece.len();
+                    self.left.push_back((piece, text));
+                }
+                Err(failure) => {
+                    self.broken = Some(failure);
+                    return;
+                }
             }
         }
     }
@@ -191,23 +265,47 @@ impl Work {
     }
 }
 
-async fn replace(work: Arc<Work>, piece: Piece, text: Bytes) -> Result<(Replaced, Report), Failure> {
-    let mut report = Report::default();
-    let edits = match edits(&work.plan, &text, &work.engine, &work.asked(), work.side, &mut report).await {
-        Ok(edits) => edits,
-        Err(Failure::Json { .. }) if may_pass_unread(&work.plan, work.form, work.side) => {
-            return Ok((Replaced::all(piece.into_bytes()), report));
+async fn replace(work: Arc<Work>, mut left: VecDeque<Read>) -> Outcome {
+    let texts: Vec<Bytes> = left.iter().filter_map(|(_, text)| text.clone()).collect();
+    let (edited, mut failed) = edits_of_all(&work.plan, &texts, &work.engine, &work.asked(), work.side).await;
+    let mut edited = edited.into_iter();
+    let mut good = VecDeque::with_capacity(left.len());
+    while let Some((piece, text)) = left.pop_front() {
+        if text.is_none() {
+            good.push_back(Next::between(piece));
+            continue;
         }
-        Err(Failure::Json { side, offset, cause }) => {
-            return Err(Failure::Json { side, offset: piece.place(offset), cause });
-        }
-        Err(failure) => return Err(failure),
-    };
-    let replaced = if edits.is_empty() {
-        Replaced::all(piece.into_bytes())
-    } else {
-        let woven = piece.weave(&edits.replacements()).map_err(|_| Failure::Internal)?;
-        Replaced::all(Bytes::from(woven))
-    };
-    Ok((replaced, report))
+        let Some((edits, report)) = edited.next() else {
+            // The first piece of which the engine was not asked.
+            match failed {
+                None => left.push_front((piece, text)),
+                Some(Failure::Json { .. }) if may_pass_unread(&work.plan, work.form, work.side) => {
+                    good.push_back(Next::record(Replaced::all(piece.into_bytes())));
+                    failed = None;
+                }
+                Some(Failure::Json { side, offset, cause }) => {
+                    failed = Some(Failure::Json { side, offset: piece.place(offset), cause });
+                }
+                Some(_) => {}
+            }
+            break;
+        };
+        let replaced = if edits.is_empty() {
+            Replaced::all(piece.into_bytes())
+        } else {
+            match piece.weave(&edits.replacements()) {
+                Ok(woven) => Replaced::all(Bytes::from(woven)),
+                Err(_) => {
+                    failed = Some(Failure::Internal);
+                    break;
+                }
+            }
+        };
+        (work.note)(&report);
+        good.push_back(Next::record(replaced));
+    }
+    if failed.is_some() {
+        left.clear();
+    }
+    Outcome { good, left, failed }
 }

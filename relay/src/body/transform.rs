@@ -139,7 +139,7 @@ impl Edits {
 }
 
 /// Finds every value of `text` that the plan claims and asks the engine for what replaces it, in one call at most.
-pub(super) async fn edits(
+async fn edits(
     plan: &Plan,
     text: &[u8],
     engine: &Engine,
@@ -162,6 +162,92 @@ pub(super) async fn edits(
     apply(text, &edits, &items, side, report)
 }
 
+/// As [`edits`], of several texts in one call at most: the edits of each, up to the first that fails, and that failure. Without a failure there may be fewer
+/// than texts too, though not none: one call takes no more.
+pub(super) async fn edits_of_all(
+    plan: &Plan,
+    texts: &[Bytes],
+    engine: &Engine,
+    context: &Context<'_>,
+    side: Side,
+) -> (Vec<(Edits, Report)>, Option<Failure>) {
+    let Prepared { edits, request, mut failed } = match prepare_all(plan, texts, engine, context, side) {
+        Ok(prepared) => prepared,
+        Err(failure) => return (Vec::new(), Some(failure)),
+    };
+    let none = |edits: &&Vec<Edit>| edits.is_empty();
+    // Texts of which nothing is asked are good whatever the engine says.
+    let free = edits.iter().take_while(none).count();
+    let only_free = || std::iter::repeat_with(Default::default).take(free).collect();
+    if free == edits.len() {
+        return (only_free(), failed);
+    }
+    let frame = match engine.call(request, side).await {
+        Ok(frame) => frame,
+        Err(failure) => return (only_free(), Some(failure)),
+    };
+    let items = match frame.answer() {
+        Ok(Answer::Items(items)) if items.len() == edits.iter().map(Vec::len).sum::<usize>() => items,
+        Ok(Answer::Refused(refusal)) => return (only_free(), Some(Failure::Engine(refusal))),
+        Ok(Answer::Items(_)) | Err(_) => return (only_free(), Some(Failure::EngineAnswer)),
+    };
+    let mut rest = &items[..];
+    let mut done = Vec::with_capacity(edits.len());
+    for (text, edits) in texts.iter().zip(&edits) {
+        let (own, others) = rest.split_at(edits.len());
+        rest = others;
+        let mut report = Report::default();
+        match apply(text, edits, own, side, &mut report) {
+            Ok(edits) => done.push((edits, report)),
+            Err(failure) => {
+                failed = Some(failure);
+                break;
+            }
+        }
+    }
+    (done, failed)
+}
+
+/// The call for several texts.
+struct Prepared {
+    edits: Vec<Vec<Edit>>,
+    request: RequestWriter,
+    failed: Option<Failure>,
+}
+
+fn prepare_all(
+    plan: &Plan,
+    mut texts: &[Bytes],
+    engine: &Engine,
+    context: &Context<'_>,
+    side: Side,
+) -> Result<Prepared, Failure> {
+    SCRATCH.with(|scratch| {
+        let mut scratch = scratch.try_borrow_mut().map_err(|_| Failure::Internal)?;
+        let Scratch { selection, decoded, plain } = &mut *scratch;
+        'again: loop {
+            let mut request = RequestWriter::new(engine.app(), context, texts.len() * 96);
+            let mut edits = Vec::with_capacity(texts.len());
+            for text in texts {
+                let targets = match selection.targets(plan, text, side) {
+                    Ok(targets) => targets,
+                    Err(failure) => return Ok(Prepared { edits, request, failed: Some(failure) }),
+                };
+                match ask(plan, text, targets, (decoded, plain), &mut request, side) {
+                    Ok(of_text) => edits.push(of_text),
+                    Err(failure) if edits.is_empty() => return Err(failure),
+                    // Some of its values are in the call by now: without it, once more.
+                    Err(_) => {
+                        texts = &texts[..edits.len()];
+                        continue 'again;
+                    }
+                }
+            }
+            return Ok(Prepared { edits, request, failed: None });
+        }
+    })
+}
+
 /// Scans the body and writes the engine call. No await in here: the scratch space is the thread's.
 fn prepare(
     plan: &Plan,
@@ -175,41 +261,54 @@ fn prepare(
         let Scratch { selection, decoded, plain } = &mut *scratch;
         let targets = selection.targets(plan, text, side)?;
         let mut request = RequestWriter::new(engine.app(), context, targets.len() * 48);
-        let mut edits = Vec::with_capacity(targets.len());
-        let too_much = |_: WireError| Failure::TooMuchForEngine(side);
-        for target in targets {
-            let Some(action) = plan.actions().get(target.action) else { return Err(Failure::Internal) };
-            match &action.verb {
-                Verb::Seal { role, deterministic, keep } => {
-                    let (value_type, value) = sealed_form(text, target, *deterministic, plain)?;
-                    let keep = *keep && value_type == ValueType::String && is_token_of(value, *role);
-                    if keep {
-                        request.keep_or_seal(*role, value_type, value, *deterministic).map_err(too_much)?;
-                    } else {
-                        request.seal(*role, value_type, value, *deterministic).map_err(too_much)?;
-                    }
-                    let kind = EditKind::Seal { role: *role, keep };
-                    edits.push(Edit { start: target.start, end: target.end, kind });
-                }
-                Verb::Open { roles, leave, .. } => {
-                    let inside = target.start + 1..target.end - 1;
-                    let raw = text.get(inside.clone()).ok_or(Failure::Internal)?;
-                    each_token(raw, target.escaped, decoded, |range, token| {
-                        request.open(roles, token).map_err(too_much)?;
-                        edits.push(if range == (0..raw.len()) {
-                            let kind = EditKind::OpenWhole { leave: *leave };
-                            Edit { start: target.start, end: target.end, kind }
-                        } else {
-                            let (start, end) = (inside.start + range.start, inside.start + range.end);
-                            Edit { start, end, kind: EditKind::OpenInside { leave: *leave } }
-                        });
-                        Ok(())
-                    })?;
-                }
-            }
-        }
+        let edits = ask(plan, text, targets, (decoded, plain), &mut request, side)?;
         Ok((edits, request))
     })
+}
+
+/// Asks the engine for what replaces these values of a text.
+fn ask(
+    plan: &Plan,
+    text: &[u8],
+    targets: &[Target],
+    (decoded, plain): (&mut Decoded, &mut Vec<u8>),
+    request: &mut RequestWriter,
+    side: Side,
+) -> Result<Vec<Edit>, Failure> {
+    let mut edits = Vec::with_capacity(targets.len());
+    let too_much = |_: WireError| Failure::TooMuchForEngine(side);
+    for target in targets {
+        let Some(action) = plan.actions().get(target.action) else { return Err(Failure::Internal) };
+        match &action.verb {
+            Verb::Seal { role, deterministic, keep } => {
+                let (value_type, value) = sealed_form(text, target, *deterministic, plain)?;
+                let keep = *keep && value_type == ValueType::String && is_token_of(value, *role);
+                if keep {
+                    request.keep_or_seal(*role, value_type, value, *deterministic).map_err(too_much)?;
+                } else {
+                    request.seal(*role, value_type, value, *deterministic).map_err(too_much)?;
+                }
+                let kind = EditKind::Seal { role: *role, keep };
+                edits.push(Edit { start: target.start, end: target.end, kind });
+            }
+            Verb::Open { roles, leave, .. } => {
+                let inside = target.start + 1..target.end - 1;
+                let raw = text.get(inside.clone()).ok_or(Failure::Internal)?;
+                each_token(raw, target.escaped, decoded, |range, token| {
+                    request.open(roles, token).map_err(too_much)?;
+                    edits.push(if range == (0..raw.len()) {
+                        let kind = EditKind::OpenWhole { leave: *leave };
+                        Edit { start: target.start, end: target.end, kind }
+                    } else {
+                        let (start, end) = (inside.start + range.start, inside.start + range.end);
+                        Edit { start, end, kind: EditKind::OpenInside { leave: *leave } }
+                    });
+                    Ok(())
+                })?;
+            }
+        }
+    }
+    Ok(edits)
 }
 
 /// The type and bytes under which a value is sealed, so that it comes back exactly (SPEC.md, "Value types").
