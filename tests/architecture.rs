@@ -22,7 +22,7 @@ const DIRECTIONS: [(&str, &[&str]); 6] = [
 ];
 
 /// Paths in code, and the only modules of a source folder that may name them.
-const CONFINED: [(&str, &[&str], &[&str]); 7] = [
+const CONFINED: [(&str, &[&str], &[&str]); 8] = [
     (
         "relay/src",
         &["hyper", "hyper_util"],
@@ -36,6 +36,7 @@ const CONFINED: [(&str, &[&str], &[&str]); 7] = [
     ("e3-enclave/src", &["aes_gcm", "hkdf", "hmac"], &["envelope", "keyring"]),
     ("e3-enclave/src", &["aws_sdk_kms", "aws_smithy_runtime_api"], &["kms"]),
     ("e3-enclave/src", &["tokio::net", "std::net", "std::os::unix::net", "tokio_vsock"], &["serve"]),
+    ("e3-enclave/attest/src", &["tokio", "std::net", "std::fs", "std::io"], &[]),
     ("e3-enclave/wire/src", &["tokio", "std::net", "std::fs", "std::io"], &[]),
     ("relay/json-span/src", &["tokio", "std::net", "std::fs", "std::io"], &[]),
 ];
@@ -144,6 +145,32 @@ fn crates_import_only_downwards() {
         }
     }
     assert_none(&faults, "a crate uses one that it must not know");
+}
+
+#[test]
+fn no_program_trusts_a_test_root_by_default() {
+    let mut faults = Vec::new();
+    for (folder, _) in DIRECTIONS {
+        let path = root().join(folder).join("Cargo.toml");
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        let mut section = "";
+        for line in text.lines() {
+            if line.starts_with('[') {
+                section = line;
+            }
+            let by_default = section == "[dependencies]" && line.starts_with("e3-") && line.contains("features")
+                || section == "[features]" && line.starts_with("default");
+            if by_default && (line.contains("test-root") || line.contains("\"make\"")) {
+                faults.push(format!("{folder}/Cargo.toml: {line}"));
+            }
+        }
+    }
+    let workspace = fs::read_to_string(root().join("Cargo.toml")).expect("the workspace's manifest");
+    let line = workspace.lines().find(|line| line.starts_with("e3-attest ")).expect("e3-attest");
+    if line.contains("features") {
+        faults.push(line.to_owned());
+    }
+    assert_none(&faults, "another root of trust is for tests alone");
 }
 
 #[test]
