@@ -11,8 +11,8 @@ use crate::error::{AttestError, CertificateFault, Position};
 use crate::verifier::Validity;
 
 /// The root of AWS Nitro enclaves, "G1": DER, SHA-256 `641a0321a3e244efe456463195d606317ed7cdcc3c1756e09893f3c68f79bb5b`, valid until 2049-10-28.
-/// `root/NOTICE` says where it comes from.
-pub(crate) const AWS_NITRO_ROOT_G1: &[u8] = include_bytes!("../root/aws-nitro-root-g1.der");
+/// `trust/NOTICE` says where it comes from.
+pub(crate) const AWS_NITRO_ROOT_G1: &[u8] = include_bytes!("../trust/aws-nitro-root-g1.der");
 
 /// The one root that a verifier trusts.
 #[derive(Debug, Clone)]

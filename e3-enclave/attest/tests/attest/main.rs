@@ -1,5 +1,7 @@
 //! Attestation documents of real machines, of test authorities, and faulty ones.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 mod binding;
 mod chain;
 mod freshness;

@@ -1,6 +1,6 @@
 //! Documents that real Nitro machines made: `tests/conformance/data/attestation`.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use coset::{CborSerializable, CoseSign1};
 use e3_attest::error::{CertificateFault, Position};
@@ -148,20 +148,5 @@ fn a_wrapped_document_is_refused() {
         let tagged = [&[0xd2][..], &sample.bytes].concat();
         let refused = Verifier::aws().authenticate(&tagged, sample.nonce(), sample.made).unwrap_err();
         assert_eq!(refused, AttestError::NotSign1);
-    }
-}
-
-/// Not a promise but a figure: run with `--ignored --nocapture`, better in release.
-#[test]
-#[ignore = "measures, asserts nothing"]
-fn time_of_a_verification() {
-    for sample in samples() {
-        let verifier = Verifier::aws();
-        let rounds = 200;
-        let started = Instant::now();
-        for _ in 0..rounds {
-            let _ = std::hint::black_box(verifier.authenticate(&sample.bytes, sample.nonce(), sample.made));
-        }
-        println!("{}: {} µs", sample.name, started.elapsed().as_micros() / rounds);
     }
 }
