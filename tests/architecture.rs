@@ -26,12 +26,13 @@ const CONFINED: [(&str, &[&str], &[&str]); 8] = [
     (
         "relay/src",
         &["hyper", "hyper_util"],
-        &["listen", "tls", "exchange", "inbound", "outbound", "answer", "admit", "body/hold", "admin"],
+        // The command asks a relay as anybody would.
+        &["listen", "tls", "exchange", "inbound", "outbound", "answer", "admit", "body/hold", "admin", "command/verify"],
     ),
     (
         "relay/src",
         &["pingora_core", "pingora_load_balancing", "pingora_limits", "pingora_error", "pingora_timeout"],
-        &["listen", "tls", "exchange", "inbound", "outbound", "answer", "admit", "admin", "run", "lifecycle"],
+        &["listen", "tls", "exchange", "inbound", "outbound", "answer", "admit", "admin", "run", "lifecycle", "wellknown"],
     ),
     ("e3-enclave/src", &["aes_gcm", "hkdf", "hmac"], &["envelope", "keyring"]),
     ("e3-enclave/src", &["aws_sdk_kms", "aws_smithy_runtime_api"], &["kms"]),

@@ -4,6 +4,7 @@ use crate::args::{Args, Command, ConfigCommand, Keys, LineageArg};
 use crate::config::{self, Config};
 use crate::error::Error;
 use crate::keyring::{KeyState, Keyring, Lineage, Live, RootKey, RotateError, Store};
+use crate::serve::link::{Development, Link};
 use crate::{harden, log, serve};
 use clap::CommandFactory;
 use e3_wire::App;
@@ -21,7 +22,8 @@ pub fn execute(args: Args) -> Result<(), Error> {
             let config = Config::load(&file.config)?;
             log::start(&config.log);
             let live = Live::open(Store::new(config.keyring.clone(), root(&config)?))?;
-            serve::run(config, live)
+            let link = link(&config, &live)?;
+            serve::run(config, live, link)
         }
         Command::Check(file) => check(&file.config),
         Command::Keys(keys) => manage(keys),
@@ -36,7 +38,7 @@ pub fn execute(args: Args) -> Result<(), Error> {
 
 fn check(path: &Path) -> Result<(), Error> {
     let config = Config::load(path)?;
-    serve::check_link(&config)?;
+    check_link(&config)?;
     let keyring = Store::new(config.keyring.clone(), root(&config)?).load()?;
     print(&format!(
         "{}: good\nkeyring {} at epoch {}: {} keys\n",
@@ -136,6 +138,31 @@ fn list(keyring: &Keyring) -> Result<(), Error> {
         ));
     }
     print(&text)
+}
+
+#[cfg(feature = "development")]
+fn link(config: &Config, live: &Live) -> Result<Link, Error> {
+    #[cfg(feature = "test-module")]
+    if let Some(attested) = &config.attested {
+        let module = crate::module::FileModule::open(&attested.module)?;
+        let keyring = live.current();
+        let keyring = Some(e3_attest::KeyringState { epoch: keyring.epoch(), id: *keyring.id_bytes() });
+        let state = e3_attest::State { keyring, ..e3_attest::State::default() };
+        return Link::attested(std::sync::Arc::new(module), attested.relays.iter().copied().collect(), state);
+    }
+    let _ = live;
+    Ok(Link::Plain(Development::allowed(config)?))
+}
+
+/// Outside the enclave image there is nothing to prove.
+#[cfg(not(feature = "development"))]
+fn link(_: &Config, _: &Live) -> Result<Link, Error> {
+    Err(Error::PlainLink)
+}
+
+/// Whether the configuration may serve the links that it names.
+fn check_link(config: &Config) -> Result<(), Error> {
+    if config.development { Ok(()) } else { Err(Error::PlainLink) }
 }
 
 #[cfg(feature = "development")]

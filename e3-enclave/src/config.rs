@@ -44,6 +44,10 @@ pub struct Raw {
     /// Where the root key comes from. Development builds only.
     #[cfg(feature = "development")]
     root: RawRoot,
+    /// A security module in a file, and the relays that may come in: builds for tests alone.
+    #[cfg(feature = "test-module")]
+    #[schemars(skip)]
+    attested: Option<RawAttested>,
     /// Whether an app gets its keys at its first use. Needs `development: true`.
     #[serde(default)]
     create_apps: bool,
@@ -63,6 +67,49 @@ pub struct Raw {
     /// The log.
     #[serde(default)]
     log: Log,
+}
+
+/// The attested link of the tests.
+#[cfg(feature = "test-module")]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct RawAttested {
+    /// The module's file.
+    module: PathBuf,
+    /// SHA-256 of the relays' keys, as hexadecimal text.
+    relays: Vec<Name<KeyHash>>,
+}
+
+/// SHA-256 of a key's SubjectPublicKeyInfo.
+#[cfg(feature = "test-module")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct KeyHash([u8; 32]);
+
+#[cfg(feature = "test-module")]
+impl Text for KeyHash {
+    const SCHEMA: (&'static str, &'static str) = ("KeyHash", "^[0-9a-f]{64}$");
+    fn read(text: &str) -> Result<Self, String> {
+        let mut hash = [0; 32];
+        let wrong = || "the hash of a key is 64 hexadecimal digits, as `relay key show` prints it".to_owned();
+        if text.len() != 64 || !text.is_ascii() {
+            return Err(wrong());
+        }
+        for (byte, pair) in hash.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+            let pair = std::str::from_utf8(pair).map_err(|_| wrong())?;
+            *byte = u8::from_str_radix(pair, 16).map_err(|_| wrong())?;
+        }
+        Ok(Self(hash))
+    }
+}
+
+/// The attested link of the tests.
+#[cfg(feature = "test-module")]
+#[derive(Debug, Clone)]
+pub struct Attested {
+    /// The module's file.
+    pub module: PathBuf,
+    /// Hashes of the relays' keys.
+    pub relays: Vec<[u8; 32]>,
 }
 
 /// Where the root key comes from.
@@ -300,6 +347,9 @@ pub struct Config {
     /// Where the root key comes from.
     #[cfg(feature = "development")]
     pub root: RootSource,
+    /// The attested link of the tests.
+    #[cfg(feature = "test-module")]
+    pub attested: Option<Attested>,
     /// Whether an app gets its keys at its first use.
     pub create_apps: bool,
     /// The declared roles.
@@ -385,6 +435,11 @@ impl Raw {
                 RawRoot::File(file) => RootSource::File(folder.join(file)),
                 RawRoot::Env(name) => RootSource::Environment(name),
             },
+            #[cfg(feature = "test-module")]
+            attested: self.attested.map(|raw| Attested {
+                module: folder.join(raw.module),
+                relays: raw.relays.into_iter().map(|hash| hash.0.0).collect(),
+            }),
             create_apps: self.create_apps,
             policy: Policy::new(apps.collect(), self.undeclared_roles == Undeclared::Allow),
             audit: folder.join(self.audit.file),

@@ -69,6 +69,16 @@ pub enum Error {
         "the engine link is not attested; that is allowed only in development builds, with `development: true` in the configuration"
     )]
     PlainLink,
+    /// The attested link cannot be set up.
+    #[error("the engine cannot prove itself: {0}")]
+    Link(e3_link::attested::engine::EngineTlsError),
+    /// The security module of the tests.
+    #[cfg(feature = "test-module")]
+    #[error("{}: no security module of the tests", path.display())]
+    TestModule {
+        /// The file.
+        path: PathBuf,
+    },
     /// A keyring file that is refused.
     #[error("{}: keyring refused: {fault}", path.display())]
     Keyring {

@@ -9,7 +9,7 @@
 //! 5. [`envelope`]: a value becomes a token, or comes back;
 //! 6. [`audit`]: what was opened is on the disk before its answer leaves.
 //!
-//! [`args`], [`config`], [`log`] and [`command`] are the way in, [`error`] the way out. Formats are SPEC.md's.
+//! [`module`] makes the documents by which the engine proves itself; [`args`], [`config`], [`log`] and [`command`] are the way in, [`error`] the way out. Formats are SPEC.md's.
 
 pub mod args;
 pub mod audit;
@@ -21,6 +21,7 @@ pub mod harden;
 pub mod keyring;
 pub mod kms;
 pub mod log;
+pub mod module;
 pub mod policy;
 pub mod serve;
 

@@ -1,5 +1,6 @@
 //! The admin listener: metrics, health, readiness and status. Loopback unless the rules file says otherwise; it never answers with a value, a token or a key.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +43,7 @@ pub struct Readiness {
     pub ready: bool,
     /// Why not.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub cause: Option<&'static str>,
+    pub cause: Option<Cow<'static, str>>,
 }
 
 /// The body of `/status`. Times are seconds since the Unix epoch.
@@ -151,6 +152,9 @@ pub struct EndpointStatus {
     pub endpoint: String,
     /// Whether it answered the last time it was asked.
     pub ready: bool,
+    /// Why it was not believed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
 }
 
 /// The admin listener's application.

@@ -40,6 +40,12 @@ pub enum Command {
         relay explain --config relay.yaml -X GET -H 'X-Tenant: a' http://api.shop.example/v1/orders"
     )]
     Explain(Explain),
+    /// Make the key by which engines know this relay, or show its hash.
+    #[command(subcommand)]
+    Key(Key),
+    /// Check what runs somewhere, without trusting it.
+    #[command(subcommand)]
+    Verify(Verify),
     /// Print the JSON schema of the rules file.
     #[command(after_help = "Example: relay schema > config/schema/relay.json")]
     Schema,
@@ -49,6 +55,49 @@ pub enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
+}
+
+/// `relay key`.
+#[derive(Debug, Subcommand)]
+pub enum Key {
+    /// Make a key (ECDSA P-256, PKCS #8 PEM, mode 0600) and print its hash, which goes into the image's inputs.
+    #[command(after_help = "Example: relay key new /etc/relay/relay.key")]
+    New {
+        /// The file to make.
+        file: PathBuf,
+    },
+    /// Print the hash of a key: SHA-256 of its SubjectPublicKeyInfo.
+    #[command(after_help = "Example: relay key show /etc/relay/relay.key")]
+    Show {
+        /// The key's file.
+        file: PathBuf,
+    },
+}
+
+/// `relay verify`.
+#[derive(Debug, Subcommand)]
+pub enum Verify {
+    /// Ask an engine for its attestation document and check it: PCRs, freshness, certificate, keyring. Exit code 1 on any mismatch.
+    #[command(after_help = "Examples:\n  relay verify engine https://relay.example --pcrs expected.json\n  \
+        relay verify engine vsock://16:7003 --pcrs expected.json\n\n\
+        expected.json holds the PCRs that the build of the image prints: {\"pcr0\": \"…\", \"pcr1\": \"…\", \"pcr2\": \"…\"}, or a list of such sets.")]
+    Engine(VerifyEngine),
+}
+
+/// `relay verify engine`.
+#[derive(Debug, Args)]
+pub struct VerifyEngine {
+    /// A relay (`https://…`, `http://…`) or an engine's endpoint (`vsock://…`, `unix://…`, `hybrid://…`).
+    pub target: String,
+    /// File with the expected PCRs as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub pcrs: PathBuf,
+    /// The keyring that it must have.
+    #[arg(long, value_name = "ID")]
+    pub keyring: Option<String>,
+    /// Certificate authorities for `https://`, as PEM; the system's when absent.
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
 }
 
 /// Where the rules are.

@@ -1,11 +1,15 @@
 //! The engine as the data path sees it: one call for each message, within one total time.
 
+pub mod attested;
+
+use std::sync::Arc;
 use std::time::Duration;
 
-use e3_link::{AnswerFrame, Client, ClientOptions, Health, LinkError};
+use e3_link::{AnswerFrame, Client, ClientOptions, Health, LinkError, Security};
 use e3_wire::{App, RequestWriter};
 use tokio::time::Instant;
 
+use self::attested::AttestedError;
 use crate::config::resolved;
 use crate::error::{Failure, Side};
 use crate::metrics::EngineMetrics;
@@ -21,15 +25,18 @@ pub struct Engine {
 
 impl Engine {
     /// A client of the configured endpoints. Nothing is dialled yet.
-    #[must_use]
-    pub fn new(config: &resolved::Engine, metrics: EngineMetrics) -> Self {
+    ///
+    /// # Errors
+    /// The relay's key, or what it has seen of engines, cannot be read.
+    pub fn new(config: &resolved::Engine, metrics: EngineMetrics) -> Result<Self, AttestedError> {
         let options = ClientOptions { connections: config.connections, ..ClientOptions::default() };
-        Self {
-            client: Client::new(config.endpoints.clone(), options),
-            app: config.app,
-            timeout: config.timeout,
-            metrics,
-        }
+        let security = match &config.attestation {
+            Some(attestation) => Security::Attested(Arc::new(attested::tls(attestation)?)),
+            // The rules file was refused unless it says so.
+            None => Security::Plain,
+        };
+        let client = Client::new(config.endpoints.clone(), security, options);
+        Ok(Self { client, app: config.app, timeout: config.timeout, metrics })
     }
 
     /// The app whose keys are asked for.
@@ -60,8 +67,17 @@ impl Engine {
             | LinkError::Timeout
             | LinkError::Closed
             | LinkError::Overloaded
+            | LinkError::Refused
             | LinkError::Unavailable => Failure::EngineAway,
         })
+    }
+
+    /// The engine's attestation document for this nonce; empty where it can prove nothing.
+    ///
+    /// # Errors
+    /// No answer within the configured time.
+    pub async fn attest(&self, nonce: &[u8]) -> Result<bytes::Bytes, LinkError> {
+        self.client.attest(nonce, Instant::now() + self.timeout).await
     }
 
     /// Asks every endpoint whether it is ready, within the configured time of a call.

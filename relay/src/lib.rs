@@ -11,7 +11,7 @@
 //! 7. [`exchange`]: sends what is sealed, and brings the response back the same way;
 //! 8. [`error`]: every cause for which a message is refused; [`answer`]: what the client is told.
 //!
-//! Around it: [`harden`] closes the process to core dumps and debuggers, [`run`] puts the parts together, [`lifecycle`] binds, drains and hands over, [`reload`] holds the rules in force and replaces them, [`metrics`] and [`log`] tell what happened, [`admin`] shows it.
+//! Around it: [`harden`] closes the process to core dumps and debuggers, [`run`] puts the parts together, [`lifecycle`] binds, drains and hands over, [`reload`] holds the rules in force and replaces them, [`metrics`] and [`log`] tell what happened, [`admin`] shows it; [`wellknown`] lets anyone check the engine.
 
 pub mod admin;
 pub mod admit;
@@ -35,5 +35,6 @@ pub mod reload;
 pub mod rules;
 pub mod run;
 pub mod state;
+pub mod wellknown;
 
 pub use error::Failure;

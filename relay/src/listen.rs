@@ -37,7 +37,7 @@ use crate::log::Message;
 use crate::metrics::{NONE, SharedMetrics};
 use crate::reload::Live;
 use crate::state::State;
-use crate::{inbound, outbound};
+use crate::{inbound, outbound, wellknown};
 
 /// Time between two looks at idle upstream connections of a worker thread.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -173,6 +173,10 @@ impl Edge {
         let refusal = conversation.take_request();
         let state = self.live.hold();
         let id = request_id(request.headers());
+        if refusal.is_none() && self.side == Side::Inbound && wellknown::asks(request.method(), request.uri()) {
+            let answer = wellknown::answer(&state.engine, request.uri()).await;
+            return answer.map(|body| DownBody::whole(body, Done::new(Arc::clone(&conversation), REFUSAL)));
+        }
         let sited = match refusal {
             Some(failure) => Err(failure),
             None => self.site(&state, &request),

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
-use relay::args::{Cli, Command};
+use relay::args::{Cli, Command, Verify};
 use relay::{command, config, harden, run};
 
 /// Every request takes and returns several buffers of 4 to 32 KiB, for which the C library's allocator is slow.
@@ -30,6 +30,8 @@ fn main() -> ExitCode {
         Command::Check(args) => command::check::run(&args),
         Command::Test(args) => command::test::run(&args),
         Command::Explain(args) => command::explain::run(&args),
+        Command::Key(args) => command::key::run(&args),
+        Command::Verify(Verify::Engine(args)) => command::verify::run(&args),
         Command::Schema => {
             print!("{}", config::schema());
             ExitCode::SUCCESS

@@ -1,5 +1,6 @@
 //! `relay run`: puts the parts together and lets them run.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -235,8 +236,11 @@ impl Source for Operator {
     }
 
     fn readiness(&self) -> Readiness {
-        let ready = self.reloader.live().current().engine.health().ready;
-        Readiness { ready, cause: (!ready).then_some("engine: no endpoint answers as ready") }
+        let health = self.reloader.live().current().engine.health();
+        let refused =
+            || health.endpoints.iter().find_map(|e| Some(format!("engine {}: {}", e.endpoint, e.refusal.as_ref()?)));
+        let cause = || refused().map_or(Cow::Borrowed("engine: no endpoint answers as ready"), Cow::Owned);
+        Readiness { ready: health.ready, cause: (!health.ready).then(cause) }
     }
 
     fn status(&self) -> Status {
@@ -257,7 +261,11 @@ impl Source for Operator {
                 endpoints: health
                     .endpoints
                     .iter()
-                    .map(|one| EndpointStatus { endpoint: one.endpoint.to_string(), ready: one.ready })
+                    .map(|one| EndpointStatus {
+                        endpoint: one.endpoint.to_string(),
+                        ready: one.ready,
+                        refused: one.refusal.as_ref().map(ToString::to_string),
+                    })
                     .collect(),
             },
         }

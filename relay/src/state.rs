@@ -69,6 +69,9 @@ pub enum BuildError {
     /// A name that no certificate can be for.
     #[error("{0} is no name that a certificate can be for")]
     ServerName(Box<str>),
+    /// The attested link cannot be set up.
+    #[error(transparent)]
+    Attested(#[from] crate::engine::attested::AttestedError),
 }
 
 impl State {
@@ -80,7 +83,7 @@ impl State {
         // A client keeps its connections, so it stays as long as nothing about it changes.
         let engine = match previous {
             Some(previous) if previous.config.engine == config.engine => previous.engine.clone(),
-            _ => Engine::new(&config.engine, metrics.engine()),
+            _ => Engine::new(&config.engine, metrics.engine())?,
         };
         let mut tls = TlsConfigs::default();
         let mut listeners = HashMap::new();
@@ -197,7 +200,7 @@ impl TlsConfigs {
     }
 }
 
-fn client_config(ca: Option<&Path>) -> Result<ClientConfig, BuildError> {
+pub(crate) fn client_config(ca: Option<&Path>) -> Result<ClientConfig, BuildError> {
     let mut roots = RootCertStore::empty();
     match ca {
         Some(file) => {

@@ -39,6 +39,14 @@ impl Program {
         }
     }
 
+    /// What its tests need: a security module in a file, and a root of trust of its own.
+    fn features(self) -> &'static str {
+        match self {
+            Self::E3 => "test-module",
+            Self::Relay => "test-root",
+        }
+    }
+
     /// The program's file: beside this one, or one folder up for a test. It is built if it is missing; `make test` has built it.
     ///
     /// # Panics
@@ -61,6 +69,7 @@ impl Program {
     fn build(self, folder: &Path) {
         let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         build.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "-p", self.package(), "--bin", self.name()]);
+        build.args(["--features", self.features()]);
         if folder.ends_with("release") {
             build.arg("--release");
         }

@@ -12,8 +12,11 @@ use e3_wire::{FrameKind, MAX_FRAME, RequestWriter};
 use tokio::time::Instant;
 
 use crate::LinkError;
+use crate::attested::SESSION_MAX;
+use crate::attested::relay::{Refusal, RelayTls};
 use crate::connection::{AnswerFrame, Connection};
 use crate::endpoint::Endpoint;
+use crate::stream::Stream;
 
 /// Bounds of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +51,15 @@ impl Default for ClientOptions {
     }
 }
 
+/// Whether the engine has to prove what it is.
+#[derive(Debug, Clone)]
+pub enum Security {
+    /// It has not: development alone.
+    Plain,
+    /// Attested TLS.
+    Attested(Arc<RelayTls>),
+}
+
 /// A handle on one or several alternative engines; cheap to clone, usable from any thread of any Tokio runtime.
 #[derive(Clone)]
 pub struct Client {
@@ -57,6 +69,7 @@ pub struct Client {
 struct Inner {
     id: u64,
     options: ClientOptions,
+    security: Security,
     endpoints: Vec<Target>,
 }
 
@@ -68,6 +81,8 @@ struct Target {
     ready: std::sync::atomic::AtomicBool,
     /// No new attempt before this moment.
     paused_until: Mutex<Option<Instant>>,
+    /// Why the engine was not believed when it was last dialled.
+    refusal: Mutex<Option<Refusal>>,
 }
 
 /// What is known of all endpoints.
@@ -90,6 +105,8 @@ pub struct EndpointHealth {
     pub failures: u32,
     /// Calls in flight.
     pub in_flight: usize,
+    /// Why the engine was not believed when it was last dialled.
+    pub refusal: Option<Refusal>,
 }
 
 /// The connections of one thread to one endpoint of one client.
@@ -110,7 +127,7 @@ static NEXT_CLIENT: AtomicU64 = AtomicU64::new(0);
 impl Client {
     /// A client of these endpoints, which are alternatives. Nothing is dialled yet.
     #[must_use]
-    pub fn new(endpoints: Vec<Endpoint>, options: ClientOptions) -> Self {
+    pub fn new(endpoints: Vec<Endpoint>, security: Security, options: ClientOptions) -> Self {
         let endpoints = endpoints
             .into_iter()
             .map(|endpoint| Target {
@@ -119,10 +136,11 @@ impl Client {
                 failures: AtomicU32::new(0),
                 ready: false.into(),
                 paused_until: Mutex::default(),
+                refusal: Mutex::default(),
             })
             .collect();
         let id = NEXT_CLIENT.fetch_add(1, Ordering::Relaxed);
-        Self { inner: Arc::new(Inner { id, options, endpoints }) }
+        Self { inner: Arc::new(Inner { id, options, security, endpoints }) }
     }
 
     /// Asks an engine and waits for its answer until the deadline. A request that was not answered because its connection failed is
@@ -134,14 +152,29 @@ impl Client {
         let left = deadline.saturating_duration_since(Instant::now());
         let body = Bytes::from(request.finish(u32::try_from(left.as_millis()).unwrap_or(u32::MAX)));
         match self.attempt(FrameKind::Request, body.clone(), deadline, None).await {
-            Err((LinkError::Closed | LinkError::Protocol | LinkError::Connect(_), failed))
-                if Instant::now() < deadline =>
-            {
-                let again = self.attempt(FrameKind::Request, body, deadline, Some(failed)).await;
-                again.map(|(_, answer)| answer).map_err(|(error, _)| error)
+            Err((
+                error @ (LinkError::Closed | LinkError::Protocol | LinkError::Connect(_) | LinkError::Refused),
+                failed,
+            )) if Instant::now() < deadline => {
+                match self.attempt(FrameKind::Request, body, deadline, Some(failed)).await {
+                    Ok((_, answer)) => Ok(answer),
+                    // There is no other engine to ask: what happened with this one says more.
+                    Err((LinkError::Unavailable, _)) => Err(error),
+                    Err((error, _)) => Err(error),
+                }
             }
             other => other.map(|(_, answer)| answer).map_err(|(error, _)| error),
         }
+    }
+
+    /// Asks an engine for an attestation document that answers this nonce, 16 to 64 bytes; empty if it can prove nothing.
+    ///
+    /// # Errors
+    /// No answer came.
+    pub async fn attest(&self, nonce: &[u8], deadline: Instant) -> Result<Bytes, LinkError> {
+        let body = Bytes::copy_from_slice(nonce);
+        let (_, document) = self.attempt(FrameKind::Attest, body, deadline, None).await.map_err(|(error, _)| error)?;
+        Ok(document.into_bytes())
     }
 
     /// Asks every endpoint whether it is ready; [`Client::health`] tells afterwards.
@@ -160,6 +193,10 @@ impl Client {
                     target.succeeded();
                     target.ready.store(body.is_pong_ready(), Ordering::Relaxed);
                 }
+                Err(LinkError::Refused) => {
+                    target.refused(Some(Refusal::Unpinned));
+                    target.failed(&self.inner.options);
+                }
                 Ok(_) | Err(_) => target.failed(&self.inner.options),
             }
         }
@@ -177,6 +214,7 @@ impl Client {
                 ready: t.ready.load(Ordering::Relaxed),
                 failures: t.failures.load(Ordering::Relaxed),
                 in_flight: t.in_flight.load(Ordering::Relaxed),
+                refusal: t.refusal.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             })
             .collect();
         Health { ready: endpoints.iter().any(|e| e.ready), endpoints }
@@ -201,16 +239,20 @@ impl Client {
             Ok(connection) => connection.map_err(|error| (error, at))?,
             Err(_) => return Err((LinkError::Timeout, at)),
         };
+        let wanted = if kind == FrameKind::Attest { FrameKind::Document } else { FrameKind::Answer };
         match connection.call(kind, body, deadline).await {
-            Ok((FrameKind::Answer, answer)) => {
+            Ok((kind, answer)) if kind == wanted => {
                 target.succeeded();
-                Ok((FrameKind::Answer, answer))
+                Ok((kind, answer))
             }
             Ok(_) => {
                 target.failed(&self.inner.options);
                 Err((LinkError::Protocol, at))
             }
             Err(error) => {
+                if error == LinkError::Refused {
+                    target.refused(Some(Refusal::Unpinned));
+                }
                 if !matches!(error, LinkError::Overloaded | LinkError::TooLarge) {
                     target.failed(&self.inner.options);
                 }
@@ -231,7 +273,7 @@ impl Client {
 
     /// A live connection of this thread, dialled if need be.
     async fn connection(&self, at: usize) -> Result<Arc<Connection>, LinkError> {
-        let Inner { id, options, endpoints } = &*self.inner;
+        let Inner { id, options, security, endpoints } = &*self.inner;
         let Some(target) = endpoints.get(at) else { return Err(LinkError::Unavailable) };
         let lanes = options.connections.max(1);
         let lane = target.in_flight.load(Ordering::Relaxed) % lanes;
@@ -246,10 +288,10 @@ impl Client {
         if target.is_paused() {
             return Err(LinkError::Unavailable);
         }
-        match target.endpoint.connect(options.connect_timeout).await {
-            Ok(stream) => {
+        match target.dial(security, options.connect_timeout).await {
+            Ok((stream, life)) => {
                 let in_flight = Arc::clone(&target.in_flight);
-                let connection = Connection::start(stream, options.max_frame, options.max_in_flight, in_flight);
+                let connection = Connection::start(stream, options.max_frame, options.max_in_flight, in_flight, life);
                 *slot.connection.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&connection));
                 Ok(connection)
             }
@@ -279,6 +321,29 @@ impl Slot {
 }
 
 impl Target {
+    /// A connection as the client's security wants it, and how long it may be used.
+    async fn dial(&self, security: &Security, timeout: Duration) -> Result<(Stream, Option<Duration>), LinkError> {
+        let deadline = Instant::now() + timeout;
+        let stream = self.endpoint.connect(timeout).await?;
+        let Security::Attested(tls) = security else { return Ok((stream, None)) };
+        let session = tokio::time::timeout_at(deadline, tls.connect(stream)).await;
+        let session = session.map_err(|_| LinkError::Connect(std::io::ErrorKind::TimedOut))?;
+        match session {
+            Ok((stream, _)) => {
+                self.refused(None);
+                Ok((stream, Some(SESSION_MAX)))
+            }
+            Err(refusal) => {
+                self.refused(Some(refusal));
+                Err(LinkError::Refused)
+            }
+        }
+    }
+
+    fn refused(&self, refusal: Option<Refusal>) {
+        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = refusal;
+    }
+
     fn is_paused(&self) -> bool {
         if self.failures.load(Ordering::Relaxed) == 0 {
             return false;

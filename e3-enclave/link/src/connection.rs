@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use e3_wire::{Answer, FrameHeader, FrameKind, WireError};
@@ -42,6 +43,10 @@ impl AnswerFrame {
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.0
     }
+
+    pub(crate) fn into_bytes(self) -> Bytes {
+        self.0
+    }
 }
 
 /// What a caller waits for.
@@ -63,6 +68,8 @@ struct State {
     driver: Option<Waker>,
     closed: Option<LinkError>,
     draining: bool,
+    /// When the session is to be left for a fresh one.
+    expires: Option<Instant>,
 }
 
 /// A live connection, shared by its callers and its driver.
@@ -81,9 +88,11 @@ impl Connection {
         max_frame: usize,
         max_in_flight: usize,
         in_flight: Arc<AtomicUsize>,
+        life: Option<Duration>,
     ) -> Arc<Self> {
-        let connection =
-            Arc::new(Self { state: Mutex::default(), in_flight, max_in_flight, timeouts: AtomicU32::new(0) });
+        let expires = life.map(|life| Instant::now() + life);
+        let state = Mutex::new(State { expires, ..State::default() });
+        let connection = Arc::new(Self { state, in_flight, max_in_flight, timeouts: AtomicU32::new(0) });
         let driver = Driver {
             // When the runtime goes, the driver is dropped, and every caller learns it.
             connection: CloseOnDrop(Arc::clone(&connection)),
@@ -104,7 +113,16 @@ impl Connection {
 
     /// Whether new calls may use it.
     pub(crate) fn is_open(&self) -> bool {
-        let state = self.lock();
+        let mut state = self.lock();
+        if !state.draining && state.expires.is_some_and(|at| at <= Instant::now()) {
+            // What is in flight is still answered; then the driver ends.
+            state.draining = true;
+            if state.slots.is_empty()
+                && let Some(driver) = state.driver.take()
+            {
+                driver.wake();
+            }
+        }
         state.closed.is_none() && !state.draining
     }
 
@@ -213,7 +231,19 @@ impl Drop for Call<'_> {
             }
             _ => {}
         }
+        if state.draining
+            && state.slots.is_empty()
+            && let Some(driver) = state.driver.take()
+        {
+            driver.wake();
+        }
     }
+}
+
+/// Whether the peer ended the TLS session for a fault of ours: with TLS 1.3 a relay learns only here that its key is not pinned.
+fn is_alert(error: &std::io::Error) -> bool {
+    let error = error.get_ref().and_then(|e| e.downcast_ref::<tokio_rustls::rustls::Error>());
+    matches!(error, Some(tokio_rustls::rustls::Error::AlertReceived(_)))
 }
 
 struct CloseOnDrop(Arc<Connection>);
@@ -248,6 +278,9 @@ impl Driver {
             if let Some(error) = state.closed {
                 return Poll::Ready(error);
             }
+            if state.draining && state.expires.is_some() && state.slots.is_empty() && state.queue.is_empty() {
+                return Poll::Ready(LinkError::Closed);
+            }
             state.driver = Some(cx.waker().clone());
         }
         if let Poll::Ready(error) = self.poll_write(cx) {
@@ -272,7 +305,11 @@ impl Driver {
                 }
             }
             if self.sending.is_empty() {
-                return Poll::Pending;
+                // A TLS session may hold back what it has encrypted.
+                return match Pin::new(&mut self.stream).poll_flush(cx) {
+                    Poll::Ready(Err(_)) => Poll::Ready(LinkError::Closed),
+                    Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+                };
             }
             let mut slices = [IoSlice::new(&[]); GATHER];
             let mut n = 0;
@@ -315,6 +352,7 @@ impl Driver {
                 }
             }
             match self.reader.poll_fill(cx, &mut self.stream) {
+                Poll::Ready(Err(error)) if is_alert(&error) => return Poll::Ready(LinkError::Refused),
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(LinkError::Closed),
                 Poll::Ready(Ok(_)) => {}
                 Poll::Pending => return Poll::Pending,
@@ -325,7 +363,7 @@ impl Driver {
     fn deliver(&mut self, header: FrameHeader, body: Bytes) -> Result<(), LinkError> {
         let mut state = self.connection.0.lock();
         match header.kind {
-            FrameKind::Answer | FrameKind::Pong => {}
+            FrameKind::Answer | FrameKind::Pong | FrameKind::Document => {}
             FrameKind::GoAway if header.body == 0 => {
                 state.draining = true;
                 return Ok(());

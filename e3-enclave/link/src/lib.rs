@@ -2,17 +2,18 @@
 //!
 //! 1. [`Endpoint`]: where an engine listens (vsock, Unix socket, hybrid vsock, loopback TCP); [`Listener`], [`Stream`];
 //! 2. [`FrameReader`]: frames out of a byte stream, bounded before anything is allocated;
-//! 3. [`Client`]: many requests in flight on a few connections for each worker thread.
-//!
-//! The link is plain here. The attested TLS session goes between [`Endpoint::connect`] and the frames; neither side of it changes.
+//! 3. [`attested`]: TLS between the two, in which the engine proves what it is and the relay shows its pinned key;
+//! 4. [`Client`]: many requests in flight on a few connections for each worker thread, plain or attested.
 
+pub mod attested;
 mod client;
 mod connection;
 mod endpoint;
 mod frames;
 mod stream;
 
-pub use client::{Client, ClientOptions, EndpointHealth, Health};
+pub use attested::relay::Refusal;
+pub use client::{Client, ClientOptions, EndpointHealth, Health, Security};
 pub use connection::AnswerFrame;
 pub use endpoint::{Endpoint, EndpointError, Listener};
 pub use frames::{FrameReadError, FrameReader};
@@ -39,6 +40,9 @@ pub enum LinkError {
     /// Every endpoint failed lately and none is due for another try.
     #[error("no engine is available")]
     Unavailable,
+    /// The engine, or the relay in the engine's eyes, is not what it should be: [`EndpointHealth::refusal`] says why.
+    #[error("the engine's attestation, or this relay's key, is refused")]
+    Refused,
     /// The request is longer than a frame.
     #[error("the request is longer than a frame")]
     TooLarge,

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsStream;
 use tokio_vsock::VsockStream;
 
 /// Most bytes of one write on vsock: a guest's write of more than 32 KiB can hang the connection.
@@ -22,9 +23,25 @@ enum Inner {
     /// A Unix stream behind which a vsock continues.
     Hybrid(UnixStream),
     Tcp(TcpStream),
+    /// A TLS session over one of the others.
+    Tls(Box<TlsStream<Stream>>),
 }
 
 impl Stream {
+    pub(crate) fn tls(session: TlsStream<Stream>) -> Self {
+        Self(Inner::Tls(Box::new(session)))
+    }
+
+    /// Keying material of the session (RFC 8446 §7.5), the same at both ends and nowhere else; `None` on a plain stream.
+    #[must_use]
+    pub fn exporter(&self, label: &[u8]) -> Option<[u8; 32]> {
+        let Inner::Tls(session) = &self.0 else { return None };
+        match session.as_ref() {
+            TlsStream::Client(s) => s.get_ref().1.export_keying_material([0; 32], label, None).ok(),
+            TlsStream::Server(s) => s.get_ref().1.export_keying_material([0; 32], label, None).ok(),
+        }
+    }
+
     pub(crate) fn hybrid(stream: UnixStream) -> Self {
         Self(Inner::Hybrid(stream))
     }
@@ -32,7 +49,7 @@ impl Stream {
     fn write_max(&self) -> usize {
         match self.0 {
             Inner::Vsock(_) | Inner::Hybrid(_) => VSOCK_WRITE_MAX,
-            Inner::Unix(_) | Inner::Tcp(_) => usize::MAX,
+            Inner::Unix(_) | Inner::Tcp(_) | Inner::Tls(_) => usize::MAX,
         }
     }
 }
@@ -61,6 +78,7 @@ macro_rules! each {
             Inner::Vsock($inner) => $call,
             Inner::Unix($inner) | Inner::Hybrid($inner) => $call,
             Inner::Tcp($inner) => $call,
+            Inner::Tls($inner) => $call,
         }
     };
 }

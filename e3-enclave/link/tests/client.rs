@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use e3_link::{Client, ClientOptions, Endpoint, FrameReader, LinkError, Listener, Stream};
+use e3_link::{Client, ClientOptions, Endpoint, FrameReader, LinkError, Listener, Security, Stream};
 use e3_wire::{
     Answer, AnswerWriter, App, Context, FrameHeader, FrameKind, Item, ItemAnswer, MAX_FRAME, Request, RequestWriter,
     Role, ValueType,
@@ -55,7 +55,7 @@ async fn place() -> Place {
 }
 
 fn client(endpoint: &Endpoint) -> Client {
-    Client::new(vec![endpoint.clone()], ClientOptions::default())
+    Client::new(vec![endpoint.clone()], Security::Plain, ClientOptions::default())
 }
 
 async fn read(reader: &mut FrameReader, stream: &mut Stream) -> (u64, Vec<u8>) {

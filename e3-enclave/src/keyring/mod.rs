@@ -177,6 +177,12 @@ impl Keyring {
         hex(&self.id)
     }
 
+    /// The public id's bytes.
+    #[must_use]
+    pub fn id_bytes(&self) -> &[u8; 16] {
+        &self.id
+    }
+
     /// Grows by one with every change of the file.
     #[must_use]
     pub fn epoch(&self) -> u64 {

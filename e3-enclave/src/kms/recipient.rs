@@ -183,7 +183,7 @@ mod tests {
         for (name, bytes) in real() {
             let envelope = Envelope::read(&bytes).unwrap_or_else(|_| panic!("{name}"));
             assert_eq!(envelope.wrapped.len(), 256, "{name}");
-            assert!(!envelope.content.is_empty() && envelope.content.len() % 16 == 0, "{name}");
+            assert!(!envelope.content.is_empty() && envelope.content.len().is_multiple_of(16), "{name}");
             // Not for this key, and no more is said.
             assert_eq!(KEY.open(&bytes).unwrap_err(), Unopened, "{name}");
         }

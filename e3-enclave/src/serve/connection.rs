@@ -5,6 +5,7 @@
 
 use super::engine::{Engine, Outcome, Place};
 use super::inbox::{Inbox, Next, SMALL};
+use super::link::Link;
 use super::outbox::Outbox;
 use crate::audit::{Finished, Opened, Recorded, Ticket};
 use e3_wire::{FRAME_HEADER, FrameHeader, FrameKind, Request, RequestRefusal};
@@ -48,6 +49,7 @@ struct Held {
 
 struct Connection {
     engine: Arc<Engine>,
+    link: Link,
     inbox: Inbox,
     outbox: Outbox,
     news: UnboundedSender<News>,
@@ -74,11 +76,12 @@ struct Connection {
 pub(super) async fn serve<S: AsyncRead + AsyncWrite + Send>(
     stream: S,
     engine: Arc<Engine>,
+    link: Link,
     mut draining: watch::Receiver<bool>,
 ) {
     let (mut reader, mut writer) = tokio::io::split(Box::pin(stream));
     let (sender, mut receiver) = unbounded_channel();
-    let mut it = Connection::new(engine, sender);
+    let mut it = Connection::new(engine, link, sender);
     let timer = tokio::time::sleep(LONGEST);
     tokio::pin!(timer);
     let mut armed = Instant::now() + LONGEST;
@@ -145,10 +148,11 @@ async fn wait_for_room(room: &mut Option<(FrameHeader, Room)>) -> Result<OwnedSe
 }
 
 impl Connection {
-    fn new(engine: Arc<Engine>, news: UnboundedSender<News>) -> Self {
+    fn new(engine: Arc<Engine>, link: Link, news: UnboundedSender<News>) -> Self {
         let now = Instant::now();
         Self {
             engine,
+            link,
             inbox: Inbox::new(),
             outbox: Outbox::default(),
             news,
@@ -243,6 +247,10 @@ impl Connection {
         match header.kind {
             FrameKind::Ping if header.body == 0 => {
                 self.send(FrameKind::Pong, header.id, vec![u8::from(!self.draining)])
+            }
+            FrameKind::Attest => {
+                let document = self.link.answer(self.inbox.bytes(range), &self.engine).unwrap_or_default();
+                self.send(FrameKind::Document, header.id, document);
             }
             FrameKind::Request => {
                 let body = self.inbox.bytes(range);

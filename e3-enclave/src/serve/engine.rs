@@ -89,6 +89,10 @@ impl Engine {
         }
     }
 
+    pub(super) fn keyring(&self) -> Arc<Keyring> {
+        Arc::clone(&self.live.current())
+    }
+
     pub(super) fn limits(&self) -> &Limits {
         &self.limits
     }

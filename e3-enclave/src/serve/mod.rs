@@ -1,11 +1,12 @@
 //! Endpoints, connections, frames, deadlines and drain (SPEC.md, "Frames", "Connections").
 //!
 //! [`connection`] carries one relay's frames ([`inbox`] in, [`outbox`] out), [`engine`] does what a
-//! request asks, [`signals`] says when to reload and when to stop.
+//! request asks, [`link`] is how it proves itself, [`signals`] says when to reload and when to stop.
 
 mod connection;
 mod engine;
 mod inbox;
+pub mod link;
 mod outbox;
 mod signals;
 
@@ -15,6 +16,7 @@ use crate::error::Error;
 use crate::keyring::Live;
 use e3_link::Listener;
 use engine::Engine;
+use link::Link;
 use signals::Signals;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,8 +30,7 @@ const KEYRING_LOOK: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// The engine cannot start.
-pub fn run(config: Config, live: Live) -> Result<(), Error> {
-    check_link(&config)?;
+pub fn run(config: Config, live: Live, link: Link) -> Result<(), Error> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = config.threads.map_or(cores, usize::from);
     // One thread needs no scheduler between threads, which costs a tenth of a small request.
@@ -46,21 +47,13 @@ pub fn run(config: Config, live: Live) -> Result<(), Error> {
         .build()
         .map_err(Error::Runtime)?;
     let audit = Audit::start(config.audit.clone(), config.development)?;
-    let served = runtime.block_on(serve(config, live, audit));
+    let served = runtime.block_on(serve(config, live, audit, link));
     // A job that is stuck must not keep the process from ending.
     runtime.shutdown_timeout(Duration::from_millis(100));
     served
 }
 
-/// Whether the configuration may serve the links that it names.
-///
-/// # Errors
-/// Without development mode only attested links are served, and there are none yet.
-pub fn check_link(config: &Config) -> Result<(), Error> {
-    if config.development { Ok(()) } else { Err(Error::PlainLink) }
-}
-
-async fn serve(config: Config, live: Live, audit: Audit) -> Result<(), Error> {
+async fn serve(config: Config, live: Live, audit: Audit, link: Link) -> Result<(), Error> {
     let mut signals = Signals::new().map_err(Error::Runtime)?;
     let mut listeners = Vec::new();
     for endpoint in &config.listen {
@@ -73,17 +66,24 @@ async fn serve(config: Config, live: Live, audit: Audit) -> Result<(), Error> {
     let room = Arc::new(Semaphore::new(limits.connections));
     let mut accepting = JoinSet::new();
     for listener in listeners {
-        accepting.spawn(accept(listener, Arc::clone(&engine), Arc::clone(&room), draining.clone()));
+        accepting.spawn(accept(listener, Arc::clone(&engine), link.clone(), Arc::clone(&room), draining.clone()));
     }
-    tracing::warn!("development mode: the engine link proves nothing, and keys are in this host's memory");
+    match &link {
+        Link::Plain(_) => {
+            tracing::warn!("development mode: the engine link proves nothing, and keys are in this host's memory")
+        }
+        Link::Attested(_) => tracing::info!("attested link: relays are known by their keys"),
+    }
     let names: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
     tracing::info!(endpoints = names.join(" "), keyring_epoch = epoch, "ready");
     signals::notify("READY=1");
     let watching = tokio::spawn(follow_keyring(Arc::clone(&engine)));
+    let proving = tokio::spawn(link.clone().keep_fresh(Arc::clone(&engine)));
     while signals.next().await == signals::Signal::Reload {
         reload(&engine, true).await;
     }
     watching.abort();
+    proving.abort();
     tracing::info!("draining");
     signals::notify("STOPPING=1");
     // Receivers outlive the engine's loops, so this cannot be lost.
@@ -102,7 +102,13 @@ async fn serve(config: Config, live: Live, audit: Audit) -> Result<(), Error> {
 }
 
 /// Accepts connections until the drain begins; the listener is closed then.
-async fn accept(listener: Listener, engine: Arc<Engine>, room: Arc<Semaphore>, mut draining: watch::Receiver<bool>) {
+async fn accept(
+    listener: Listener,
+    engine: Arc<Engine>,
+    link: Link,
+    room: Arc<Semaphore>,
+    mut draining: watch::Receiver<bool>,
+) {
     loop {
         // Room first: connections over the limit wait in the kernel's queue.
         let permit = tokio::select! {
@@ -116,9 +122,11 @@ async fn accept(listener: Listener, engine: Arc<Engine>, room: Arc<Semaphore>, m
         };
         match accepted {
             Ok(stream) => {
-                let (engine, draining) = (Arc::clone(&engine), draining.clone());
+                let (engine, link, draining) = (Arc::clone(&engine), link.clone(), draining.clone());
                 tokio::spawn(async move {
-                    connection::serve(stream, engine, draining).await;
+                    if let Some(stream) = link.secure(stream).await {
+                        connection::serve(stream, engine, link, draining).await;
+                    }
                     drop(permit);
                 });
             }

@@ -18,13 +18,15 @@ pub(super) struct Outbox {
     /// Bytes of the first piece that are written already.
     written: usize,
     bytes: usize,
+    /// Something was written that a TLS session may hold back.
+    unflushed: bool,
     /// An empty piece to use again.
     spare: Option<Zeroizing<Vec<u8>>>,
 }
 
 impl Outbox {
     pub(super) fn is_empty(&self) -> bool {
-        self.pieces.is_empty()
+        self.pieces.is_empty() && !self.unflushed
     }
 
     /// Whether so much waits that the relay must take some of it first.
@@ -60,11 +62,16 @@ impl Outbox {
 
     /// Writes some of it; safe to be cancelled.
     pub(super) async fn write<W: AsyncWrite + Unpin>(&mut self, stream: &mut W) -> io::Result<()> {
-        let Some(piece) = self.pieces.front_mut() else { return Ok(()) };
+        let Some(piece) = self.pieces.front_mut() else {
+            stream.flush().await?;
+            self.unflushed = false;
+            return Ok(());
+        };
         let n = stream.write(&piece[self.written..]).await?;
         if n == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
+        self.unflushed = true;
         self.written += n;
         self.bytes -= n;
         if self.written == piece.len()
@@ -76,6 +83,11 @@ impl Outbox {
                 piece.clear();
                 self.spare = Some(piece);
             }
+        }
+        if self.pieces.is_empty() {
+            // At once, so that the usual answer takes one turn.
+            stream.flush().await?;
+            self.unflushed = false;
         }
         Ok(())
     }

@@ -24,6 +24,10 @@ pub enum FrameKind {
     Pong = 4,
     /// Engine → relay: no further requests on this connection, please; those in flight are still answered. Id 0, no body.
     GoAway = 5,
+    /// Relay → engine: an attestation document for this nonce, please; body = the nonce, 16 to 64 bytes.
+    Attest = 6,
+    /// Engine → relay: the answer to that; body = the document, empty where the engine can prove nothing.
+    Document = 7,
 }
 
 /// A frame header that cannot be followed. The connection is closed; nothing was allocated for the frame.
@@ -69,6 +73,8 @@ impl FrameHeader {
             3 => FrameKind::Ping,
             4 => FrameKind::Pong,
             5 => FrameKind::GoAway,
+            6 => FrameKind::Attest,
+            7 => FrameKind::Document,
             _ => return Err(FrameError::UnknownKind),
         };
         Ok(Self { kind, id: u64::from_be_bytes(id), body })

@@ -1,9 +1,11 @@
-//! The commands that look at a rules file without serving.
+//! The commands that do their work without serving.
 
 pub mod check;
 pub mod explain;
+pub mod key;
 pub mod sample;
 pub mod test;
+pub mod verify;
 
 use std::process::ExitCode;
 

@@ -8,7 +8,8 @@ use std::fmt;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
-use serde::de::{Deserializer, SeqAccess, Visitor};
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 
 pub use super::tree::At;
 
@@ -121,9 +122,87 @@ pub struct Engine {
     pub timeout: Option<At<String>>,
     /// Connections of each worker thread to each endpoint.
     pub connections: Option<At<usize>>,
+    /// What the engine's attestation document must say: the PCRs of its image, or a list of such sets, of which one must match whole.
+    pub attestation: Option<At<Images>>,
+    /// File with this relay's private key in PKCS #8 PEM, whose hash the image knows; `relay key new` makes one.
+    pub key: Option<At<String>>,
+    /// Public id of the one keyring that is accepted, 32 hexadecimal digits; any when absent.
+    pub keyring: Option<At<String>>,
+    /// File in which the highest keyring epoch and policy version are kept; beside the rules file when absent.
+    pub seen: Option<At<String>>,
     /// Accepts an engine that proves nothing. Never in production.
     #[serde(default)]
     pub development: bool,
+}
+
+/// PCRs of an image, each 96 hexadecimal digits.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct Pcrs {
+    /// The image.
+    pub pcr0: Option<At<String>>,
+    /// Its kernel and boot.
+    pub pcr1: Option<At<String>>,
+    /// Its program.
+    pub pcr2: Option<At<String>>,
+    /// The role of its instance.
+    pub pcr3: Option<At<String>>,
+    /// Its instance.
+    pub pcr4: Option<At<String>>,
+    /// Who signed it.
+    pub pcr8: Option<At<String>>,
+}
+
+impl Pcrs {
+    /// Those that are given, by index.
+    pub fn given(&self) -> Vec<(u8, &At<String>)> {
+        let all =
+            [(0, &self.pcr0), (1, &self.pcr1), (2, &self.pcr2), (3, &self.pcr3), (4, &self.pcr4), (8, &self.pcr8)];
+        all.into_iter().filter_map(|(index, pcr)| Some((index, pcr.as_ref()?))).collect()
+    }
+}
+
+/// One image or a list of them.
+#[derive(Debug, JsonSchema)]
+#[schemars(untagged)]
+pub enum Images {
+    /// One.
+    One(Box<Pcrs>),
+    /// Several.
+    Many(Vec<At<Pcrs>>),
+}
+
+impl At<Images> {
+    /// As a list, each with its place.
+    pub fn list(&self) -> Vec<(Place, &Pcrs)> {
+        match self.get() {
+            Images::One(one) => vec![(self.place(), one)],
+            Images::Many(many) => many.iter().map(|at| (at.place(), at.get())).collect(),
+        }
+    }
+}
+
+// Derived, it would go over a copy that has lost the places.
+impl<'de> Deserialize<'de> for Images {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = Images;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the PCRs of an image or a list of such")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Images, A::Error> {
+                Pcrs::deserialize(MapAccessDeserializer::new(map)).map(|one| Images::One(Box::new(one)))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Images, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(list)).map(Images::Many)
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
 }
 
 /// One site of the inbound relay.

@@ -5,15 +5,18 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use e3_attest::{Pcr, PcrSet, PcrSets};
 use e3_link::Endpoint;
+use e3_link::attested::certificate::LinkKey;
+use e3_link::attested::memory::BadKeyringId;
 use e3_wire::App;
 use http::Uri;
 
 use super::raw::{self, At};
 use super::report::{Place, Report};
 use super::resolved::{
-    Admin, Config, ConnectionLimits, Engine, HealthCheck, HostTable, Listener, LogFormat, MessageLimits, Server, Side,
-    Site, Upstream, UpstreamTls,
+    Admin, Attestation, Config, ConnectionLimits, Engine, HealthCheck, HostTable, Listener, LogFormat, MessageLimits,
+    Server, Side, Site, Upstream, UpstreamTls,
 };
 use super::sites::{Rules, Shared, authorities};
 use super::units;
@@ -130,12 +133,7 @@ impl Resolver<'_> {
             let hint = "endpoints: [\"unix:///run/e3/e3.sock\"]".to_owned();
             self.report.error(list.place(), "the engine has no endpoint", Some(hint));
         }
-        if let (false, Some(list)) = (raw.development, &raw.endpoints) {
-            let place = list.get().first().map_or(list.place(), At::place);
-            let hint =
-                "set development: true to accept an engine that proves nothing; this version has no attested link yet";
-            self.report.error(place, "the engine would not be attested", Some(hint.to_owned()));
-        }
+        let attestation = self.attestation(raw);
         let app = raw.app.as_ref().and_then(|app| match App::parse(app.get()) {
             Ok(app) => Some(app),
             Err(error) => {
@@ -145,7 +143,85 @@ impl Resolver<'_> {
         });
         let timeout = self.time(raw.timeout.as_ref(), Duration::from_millis(250));
         let connections = self.count(raw.connections.as_ref(), 1, 1..=64);
-        Some(Engine { endpoints, app: app?, timeout, connections, development: raw.development })
+        let development = raw.development && attestation.is_none();
+        Some(Engine { endpoints, app: app?, timeout, connections, attestation, development })
+    }
+
+    /// What the engine has to prove. Without it, and without development mode, the file is refused.
+    fn attestation(&mut self, raw: &raw::Engine) -> Option<Attestation> {
+        let Some(images) = &raw.attestation else {
+            if let (false, Some(list)) = (raw.development, &raw.endpoints) {
+                let place = list.get().first().map_or(list.place(), At::place);
+                let hint = "attestation: {pcr0: ..., pcr1: ..., pcr2: ...} with the PCRs that the build of the image prints; or development: true to accept an \
+                            engine that proves nothing";
+                self.report.error(place, "the engine would not be attested", Some(hint.to_owned()));
+            }
+            return None;
+        };
+        if raw.development {
+            let hint = "an attested engine needs no development mode: remove one of the two".to_owned();
+            self.report.error(images.place(), "development mode does not go with attestation", Some(hint));
+        }
+        let sets: Vec<PcrSet> = images.list().into_iter().filter_map(|(place, pcrs)| self.image(place, pcrs)).collect();
+        if images.list().is_empty() {
+            self.report.error(images.place(), "no image is accepted", None);
+        }
+        let keyring = raw.keyring.as_ref().and_then(|text| match text.get().parse() {
+            Ok(id) => Some(id),
+            Err(error) => {
+                let error: BadKeyringId = error;
+                self.report.error(text.place(), format!("`{}` is no keyring id", text.get()), Some(error.to_string()));
+                None
+            }
+        });
+        let Some(key) = &raw.key else {
+            let hint =
+                "key: relay.key, made by `relay key new relay.key`; its hash goes into the image's inputs".to_owned();
+            self.report.error(
+                images.place(),
+                "an attested engine wants to know this relay: `key` is missing",
+                Some(hint),
+            );
+            return None;
+        };
+        let file = self.folder.join(key.get());
+        match std::fs::read_to_string(&file) {
+            Ok(pem) => {
+                if let Err(error) = LinkKey::from_pem(&pem) {
+                    self.report.error(key.place(), format!("`{}` cannot be used", key.get()), Some(error.to_string()));
+                }
+            }
+            Err(error) => {
+                let hint = "`relay key new FILE` makes a key".to_owned();
+                self.report.error(key.place(), format!("`{}` cannot be read: {error}", key.get()), Some(hint));
+            }
+        }
+        let seen = raw.seen.as_ref().map_or("engine-seen", |seen| seen.get().as_str());
+        let images = PcrSets::new(sets).ok()?;
+        Some(Attestation { images, key: file, keyring, seen: self.folder.join(seen) })
+    }
+
+    fn image(&mut self, place: Place, pcrs: &raw::Pcrs) -> Option<PcrSet> {
+        let mut given = Vec::new();
+        let mut whole = true;
+        for (index, text) in pcrs.given() {
+            match text.get().parse::<Pcr>() {
+                Ok(pcr) => given.push((index, pcr)),
+                Err(error) => {
+                    whole = false;
+                    self.report.error(text.place(), format!("pcr{index} is none"), Some(error.to_string()));
+                }
+            }
+        }
+        match PcrSet::new(given) {
+            Ok(set) => Some(set),
+            Err(error) => {
+                if whole {
+                    self.report.error(place, "these PCRs name no image", Some(error.to_string()));
+                }
+                None
+            }
+        }
     }
 
     fn address(&mut self, text: &At<String>, for_what: Use) -> Option<SocketAddr> {

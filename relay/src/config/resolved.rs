@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use e3_attest::PcrSets;
 use e3_link::Endpoint;
+use e3_link::attested::memory::KeyringId;
 use e3_wire::App;
 
 use crate::rules::route::{Rule, RuleSet};
@@ -42,8 +44,23 @@ pub struct Engine {
     pub timeout: Duration,
     /// Connections of each worker thread to each endpoint.
     pub connections: usize,
+    /// What it has to prove; nothing in development mode alone.
+    pub attestation: Option<Attestation>,
     /// Whether a plain, unattested link is accepted.
     pub development: bool,
+}
+
+/// What the engine has to prove, and who asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attestation {
+    /// The accepted images.
+    pub images: PcrSets,
+    /// File with this relay's private key.
+    pub key: PathBuf,
+    /// The one accepted keyring.
+    pub keyring: Option<KeyringId>,
+    /// File in which the highest keyring epoch and policy version are kept.
+    pub seen: PathBuf,
 }
 
 /// One address on which sites are served.
