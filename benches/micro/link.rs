@@ -4,7 +4,7 @@
 //! `cargo bench -p e3-benches --bench link`
 
 use criterion::{Criterion, Throughput};
-use e3_link::{Client, ClientOptions, Endpoint};
+use e3_link::{Client, ClientOptions, Endpoint, Security};
 use e3_wire::{
     Answer, AnswerWriter, App, Context, Direction, FRAME_HEADER, FrameHeader, FrameKind, MAX_FRAME, RequestWriter,
     Role, ValueType,
@@ -97,7 +97,7 @@ fn main() {
         }
     });
     let endpoint: Endpoint = format!("unix://{}", path.display()).parse().expect("an endpoint");
-    let client = Client::new(vec![endpoint], ClientOptions::default());
+    let client = Client::new(vec![endpoint], Security::Plain, ClientOptions::default());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let mut c = Criterion::default().configure_from_args();
     let mut group = c.benchmark_group("link");
