@@ -5,7 +5,8 @@ use criterion::{Criterion, Throughput};
 use e3_benches::process::{Running, wait_for_socket};
 use e3_enclave::envelope::{Authentic, SealTime, Sealer};
 use e3_enclave::keyring::{Keyring, RootKey, Store};
-use e3_enclave::policy::{Allowed, AppRules, Asked, Policy, Principal, RoleRules, Verb};
+use e3_enclave::policy::{Allowed, AppRules, Asked, Policy, RoleRules, Verb};
+use e3_enclave::session::Session;
 use e3_wire::{
     Answer, App, Context, Direction, FRAME_HEADER, FrameHeader, FrameKind, ItemAnswer, MAX_FRAME, RequestWriter, Role,
     ValueType,
@@ -40,7 +41,7 @@ fn keyring(folder: &Path) -> Keyring {
 
 fn allowed(policy: &Policy, verb: Verb, name: &str) -> Allowed {
     let context = Context::default();
-    let asked = Asked { principal: Principal::PlainLink, app: app(), verb, role: role(name), context: &context };
+    let asked = Asked { session: &Session::plain(), app: app(), verb, role: role(name), context: &context };
     policy.decide(&asked).expect("allowed")
 }
 

@@ -148,7 +148,9 @@ fn link(config: &Config, live: &Live) -> Result<Link, Error> {
         let keyring = live.current();
         let keyring = Some(e3_attest::KeyringState { epoch: keyring.epoch(), id: *keyring.id_bytes() });
         let state = e3_attest::State { keyring, ..e3_attest::State::default() };
-        return Link::attested(std::sync::Arc::new(module), attested.relays.iter().copied().collect(), state);
+        let refused = |_| Error::TestModule { path: attested.module.clone() };
+        let callers = module.verifier().map_err(refused)?;
+        return Link::attested(std::sync::Arc::new(module), attested.relays.iter().copied().collect(), callers, state);
     }
     let _ = live;
     Ok(Link::Plain(Development::allowed(config)?))

@@ -4,10 +4,11 @@
 //!
 //! 1. [`harden`]: before any key is read, the process is closed to core dumps and debuggers;
 //! 2. [`serve`]: endpoints, connections, frames, deadlines, drain;
-//! 3. [`policy`]: may this principal do this with this role?
-//! 4. [`keyring`]: the keys, their file and their rotation; [`kms`]: the root key above them;
-//! 5. [`envelope`]: a value becomes a token, or comes back;
-//! 6. [`audit`]: what was opened is on the disk before its answer leaves.
+//! 3. [`session`]: who is at the other end, as far as it is proven;
+//! 4. [`policy`]: may this principal do this with this role?
+//! 5. [`keyring`]: the keys, their file and their rotation; [`kms`]: the root key above them;
+//! 6. [`envelope`]: a value becomes a token, or comes back;
+//! 7. [`audit`]: what was opened is on the disk before its answer leaves.
 //!
 //! [`module`] makes the documents by which the engine proves itself; [`args`], [`config`], [`log`] and [`command`] are the way in, [`error`] the way out. Formats are SPEC.md's.
 
@@ -24,5 +25,6 @@ pub mod log;
 pub mod module;
 pub mod policy;
 pub mod serve;
+pub mod session;
 
 pub use error::Error;

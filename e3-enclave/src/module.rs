@@ -65,6 +65,14 @@ impl FileModule {
         let authority = bytes.and_then(|bytes| e3_attest::make::Authority::from_bytes(&bytes).ok());
         authority.map(Self).ok_or_else(|| crate::Error::TestModule { path: path.to_owned() })
     }
+
+    /// Believes the documents of this module, and of others under its root.
+    ///
+    /// # Errors
+    /// The root is none.
+    pub fn verifier(&self) -> Result<e3_attest::Verifier, e3_attest::AttestError> {
+        e3_attest::Verifier::with_test_root(self.0.root())
+    }
 }
 
 #[cfg(feature = "test-module")]

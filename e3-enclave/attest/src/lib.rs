@@ -8,7 +8,7 @@
 //! 3. `document`: the bytes that come back, read strictly, not yet believed;
 //! 4. `chain`: its certificates, from the one trusted root to the leaf;
 //! 5. [`verifier`]: every check in its order, each result a type of its own: [`Authentic`] (a Nitro machine made it, now, for this nonce, not in debug
-//!    mode), [`Verified`] (and the image is an accepted one), [`Bound`] (and it belongs to this exchange);
+//!    mode), [`Verified`] (and the image is an accepted one), [`Bound`] (and it belongs to this exchange); [`Caller`] (a caller's, of whichever image, for this session);
 //! 6. [`pcr`]: the accepted images, as the config writes them.
 //!
 //! ```
@@ -45,7 +45,7 @@ pub use binding::{Binding, EXPORTER_LABEL, EXPORTER_LENGTH, KeyringState, Policy
 pub use error::AttestError;
 pub use pcr::{Pcr, PcrSet, PcrSets};
 pub use request::Request;
-pub use verifier::{Authentic, Bound, Claims, ExpectedNonce, Validity, Verified, Verifier};
+pub use verifier::{Authentic, Bound, Caller, Claims, ExpectedNonce, Validity, Verified, Verifier};
 
 /// Most bytes of a document. Real ones have 4,400 to 4,800; a module's answer has at most 12,288.
 pub const MAX_DOCUMENT: usize = 16 * 1024;

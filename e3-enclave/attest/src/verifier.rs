@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
 
-use crate::binding::{Binding, Purpose, Subject};
+use crate::binding::{Binding, EXPORTER_LENGTH, Purpose, Subject};
 use crate::chain::Root;
 use crate::document::{Payload, Sign1};
 use crate::error::AttestError;
@@ -191,6 +191,28 @@ impl Claims {
     pub fn stated_binding(&self) -> Result<Binding, AttestError> {
         Ok(Binding::decode(self.user_data().ok_or(AttestError::Unbound)?)?)
     }
+
+    /// The binding, if it is for this purpose and this key or session.
+    fn bound(&self, subject: &Subject<'_>) -> Result<Binding, AttestError> {
+        let binding = self.stated_binding()?;
+        let purpose = subject.purpose();
+        if binding.purpose() != purpose {
+            return Err(AttestError::PurposeDiffers { expected: purpose, found: binding.purpose() });
+        }
+        if *binding.subject() != subject.digest() {
+            return Err(AttestError::SubjectDiffers { purpose });
+        }
+        // The exporter alone would let a document live as long as its session.
+        if purpose == Purpose::Caller && self.nonce.is_none() {
+            return Err(AttestError::NonceMissing);
+        }
+        if let Subject::Kms { spki } = subject
+            && self.public_key() != Some(*spki)
+        {
+            return Err(AttestError::PublicKeyDiffers);
+        }
+        Ok(binding)
+    }
 }
 
 /// A document that a Nitro machine made, fresh, for the expected nonce, for an enclave that is not in debug mode. Any image.
@@ -211,6 +233,28 @@ impl Authentic {
     pub fn accept(self, accepted: &PcrSets) -> Result<Verified, AttestError> {
         let set = accepted.matching(&self.0.pcrs)?;
         Ok(Verified { claims: self.0, set })
+    }
+
+    /// Whether the document was made by a caller for the session with this exporter ([`EXPORTER_LABEL`](crate::EXPORTER_LABEL)). Any image: which of them may do
+    /// what is for a policy to say. It must have been authenticated with [`ExpectedNonce::Is`].
+    ///
+    /// # Errors
+    /// [`AttestError::Unbound`], [`AttestError::Binding`], [`AttestError::PurposeDiffers`], [`AttestError::SubjectDiffers`], [`AttestError::NonceMissing`].
+    pub fn caller(self, exporter: &[u8; EXPORTER_LENGTH]) -> Result<Caller, AttestError> {
+        self.0.bound(&Subject::Caller { exporter })?;
+        Ok(Caller(self.0))
+    }
+}
+
+/// An authentic document of any image, made for this very session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller(Claims);
+
+impl Caller {
+    /// What it says.
+    #[must_use]
+    pub const fn claims(&self) -> &Claims {
+        &self.0
     }
 }
 
@@ -242,23 +286,7 @@ impl Verified {
     /// [`AttestError::Unbound`], [`AttestError::Binding`], [`AttestError::PurposeDiffers`], [`AttestError::SubjectDiffers`],
     /// [`AttestError::NonceMissing`], [`AttestError::PublicKeyDiffers`].
     pub fn bound_to(self, subject: &Subject<'_>) -> Result<Bound, AttestError> {
-        let binding = self.claims.stated_binding()?;
-        let purpose = subject.purpose();
-        if binding.purpose() != purpose {
-            return Err(AttestError::PurposeDiffers { expected: purpose, found: binding.purpose() });
-        }
-        if *binding.subject() != subject.digest() {
-            return Err(AttestError::SubjectDiffers { purpose });
-        }
-        // The exporter alone would let a document live as long as its session.
-        if purpose == Purpose::Caller && self.claims.nonce.is_none() {
-            return Err(AttestError::NonceMissing);
-        }
-        if let Subject::Kms { spki } = subject
-            && self.claims.public_key() != Some(*spki)
-        {
-            return Err(AttestError::PublicKeyDiffers);
-        }
+        let binding = self.claims.bound(subject)?;
         Ok(Bound { verified: self, binding })
     }
 }

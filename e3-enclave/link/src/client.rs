@@ -13,10 +13,15 @@ use tokio::time::Instant;
 
 use crate::LinkError;
 use crate::attested::SESSION_MAX;
+use crate::attested::caller::prove;
 use crate::attested::relay::{Refusal, RelayTls};
 use crate::connection::{AnswerFrame, Connection};
 use crate::endpoint::Endpoint;
+use crate::frames::FrameReader;
 use crate::stream::Stream;
+
+/// Time to prove a caller that is an enclave: two questions, and a document of its security module.
+const PROOF: Duration = Duration::from_secs(5);
 
 /// Bounds of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -288,10 +293,10 @@ impl Client {
         if target.is_paused() {
             return Err(LinkError::Unavailable);
         }
-        match target.dial(security, options.connect_timeout).await {
-            Ok((stream, life)) => {
+        match target.dial(security, options).await {
+            Ok((stream, reader, life)) => {
                 let in_flight = Arc::clone(&target.in_flight);
-                let connection = Connection::start(stream, options.max_frame, options.max_in_flight, in_flight, life);
+                let connection = Connection::start(stream, reader, options.max_in_flight, in_flight, life);
                 *slot.connection.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&connection));
                 Ok(connection)
             }
@@ -321,23 +326,31 @@ impl Slot {
 }
 
 impl Target {
-    /// A connection as the client's security wants it, and how long it may be used.
-    async fn dial(&self, security: &Security, timeout: Duration) -> Result<(Stream, Option<Duration>), LinkError> {
-        let deadline = Instant::now() + timeout;
-        let stream = self.endpoint.connect(timeout).await?;
-        let Security::Attested(tls) = security else { return Ok((stream, None)) };
+    /// A connection as the client's security wants it, with what was read of it already, and how long it may be used.
+    async fn dial(
+        &self,
+        security: &Security,
+        options: &ClientOptions,
+    ) -> Result<(Stream, FrameReader, Option<Duration>), LinkError> {
+        let deadline = Instant::now() + options.connect_timeout;
+        let stream = self.endpoint.connect(options.connect_timeout).await?;
+        let mut reader = FrameReader::new(options.max_frame);
+        let Security::Attested(tls) = security else { return Ok((stream, reader, None)) };
         let session = tokio::time::timeout_at(deadline, tls.connect(stream)).await;
         let session = session.map_err(|_| LinkError::Connect(std::io::ErrorKind::TimedOut))?;
-        match session {
-            Ok((stream, _)) => {
-                self.refused(None);
-                Ok((stream, Some(SESSION_MAX)))
-            }
-            Err(refusal) => {
-                self.refused(Some(refusal));
-                Err(LinkError::Refused)
-            }
+        let (mut stream, _) = session.map_err(|refusal| self.refuse(refusal))?;
+        if let Some(attester) = tls.attester() {
+            let proof = tokio::time::timeout(PROOF, prove(&mut stream, &mut reader, attester)).await;
+            let proof = proof.map_err(|_| LinkError::Connect(std::io::ErrorKind::TimedOut))?;
+            proof.map_err(|refusal| self.refuse(refusal))?;
         }
+        self.refused(None);
+        Ok((stream, reader, Some(SESSION_MAX)))
+    }
+
+    fn refuse(&self, refusal: Refusal) -> LinkError {
+        self.refused(Some(refusal));
+        LinkError::Refused
     }
 
     fn refused(&self, refusal: Option<Refusal>) {

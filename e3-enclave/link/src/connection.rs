@@ -82,10 +82,10 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Starts the driver on this runtime.
+    /// Starts the driver on this runtime. `reader` holds what was read of the stream already.
     pub(crate) fn start(
         stream: Stream,
-        max_frame: usize,
+        reader: FrameReader,
         max_in_flight: usize,
         in_flight: Arc<AtomicUsize>,
         life: Option<Duration>,
@@ -97,7 +97,7 @@ impl Connection {
             // When the runtime goes, the driver is dropped, and every caller learns it.
             connection: CloseOnDrop(Arc::clone(&connection)),
             stream,
-            reader: FrameReader::new(max_frame),
+            reader,
             sending: VecDeque::new(),
             sent: 0,
             timer: None,

@@ -308,7 +308,7 @@ async fn both_ends_and_nobody_else_have_the_sessions_exporter() {
         (near, far, peer)
     };
     let (a, b, peer) = session().await;
-    assert_eq!(peer.key, key.hash());
+    assert_eq!(*peer.key(), key.hash());
     let exporter = a.exporter(EXPORTER_LABEL).unwrap();
     assert_eq!(b.exporter(EXPORTER_LABEL), Some(exporter));
     let (c, ..) = session().await;

@@ -1,7 +1,8 @@
 //! What is recorded: one line of JSON for each request that opens or inspects (SPEC.md, "Audit record"). Never a value.
 
 use super::Ticket;
-use crate::policy::{Principal, Verb};
+use crate::policy::Verb;
+use crate::session::Session;
 use e3_wire::{App, Context, Direction, Refusal, Role};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,8 +11,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 /// Who asked, and what the relay states about the message.
 #[derive(Debug, Clone, Copy)]
 pub struct Stated<'a> {
-    /// Who asked.
-    pub principal: Principal,
+    /// Who asked, as far as it is proven.
+    pub session: &'a Session,
     /// Whose keys.
     pub app: App,
     /// The message, as the relay states it.
@@ -57,7 +58,9 @@ impl Decisions {
             time_ms: u64::try_from(since.as_millis()).ok()?,
             request: stated.context.request_id,
             app: stated.app.as_str(),
-            principal: stated.principal.as_str(),
+            principal: stated.session.name(),
+            proof: stated.session.proof().as_str(),
+            image: stated.session.image().map(|image| Image { module: image.module(), pcrs: image.shown() }),
             direction: match stated.context.direction {
                 Direction::InboundRequest => "inbound-request",
                 Direction::InboundResponse => "inbound-response",
@@ -82,11 +85,21 @@ struct Line<'a> {
     request: &'a str,
     app: &'a str,
     principal: &'a str,
+    proof: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image: Option<Image<'a>>,
     direction: &'a str,
     destination: &'a str,
     source: &'a str,
     method: &'a str,
     decisions: Vec<Decision<'a>>,
+}
+
+#[derive(Serialize)]
+struct Image<'a> {
+    module: &'a str,
+    #[serde(flatten)]
+    pcrs: &'a BTreeMap<String, String>,
 }
 
 #[derive(Serialize)]

@@ -111,14 +111,14 @@ impl Opened {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::Principal;
+    use crate::session::Session;
     use e3_wire::{App, Context};
 
     fn held() -> Opened {
         let mut answer = Withheld::new(0);
         answer.opened(ValueType::String, Role::parse("r").unwrap(), 1, b"secret");
-        let stated =
-            Stated { principal: Principal::PlainLink, app: App::parse("a").unwrap(), context: &Context::default() };
+        let session = Session::plain();
+        let stated = Stated { session: &session, app: App::parse("a").unwrap(), context: &Context::default() };
         match answer.finish(&stated, Instant::now()) {
             Finished::Held(record, opened) => {
                 let line = String::from_utf8(record.line).unwrap();

@@ -5,29 +5,13 @@
 
 mod rate;
 
+use crate::session::Session;
 use e3_wire::{App, Context, Refusal, Role};
 use rate::Bucket;
 use std::collections::HashMap;
 
 /// Deterministic seals that an app may ask of one engine in a second, unless the configuration says otherwise.
 pub const DETERMINISTIC_RATE: u32 = 50_000;
-
-/// Who asks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Principal {
-    /// Whoever can reach a plain link. It proves nothing.
-    PlainLink,
-}
-
-impl Principal {
-    /// The name that audit records carry.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::PlainLink => "link:plain",
-        }
-    }
-}
 
 /// What is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,8 +31,8 @@ pub enum Verb {
 /// A question to the policy.
 #[derive(Debug, Clone, Copy)]
 pub struct Asked<'a> {
-    /// Who asks.
-    pub principal: Principal,
+    /// Who asks, as far as it is proven.
+    pub session: &'a Session,
     /// Whose keys.
     pub app: App,
     /// What for.
@@ -167,7 +151,7 @@ mod tests {
 
     fn ask(policy: &Policy, app: &str, verb: Verb, role: &str) -> Result<Allowed, Refusal> {
         let (app, role) = (App::parse(app).unwrap(), Role::parse(role).unwrap());
-        policy.decide(&Asked { principal: Principal::PlainLink, app, verb, role, context: &Context::default() })
+        policy.decide(&Asked { session: &Session::plain(), app, verb, role, context: &Context::default() })
     }
 
     fn policy(allow_undeclared: bool, rate: u32) -> Policy {

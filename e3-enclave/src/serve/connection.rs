@@ -8,6 +8,7 @@ use super::inbox::{Inbox, Next, SMALL};
 use super::link::Link;
 use super::outbox::Outbox;
 use crate::audit::{Finished, Opened, Recorded, Ticket};
+use crate::session::{Challenge, Session};
 use e3_wire::{FRAME_HEADER, FrameHeader, FrameKind, Request, RequestRefusal};
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -50,6 +51,10 @@ struct Held {
 struct Connection {
     engine: Arc<Engine>,
     link: Link,
+    /// Who is at the other end. Replaced when it proves more; requests keep the one that they arrived in.
+    session: Arc<Session>,
+    /// Only where there is a TLS session to prove something in.
+    challenge: Option<Challenge>,
     inbox: Inbox,
     outbox: Outbox,
     news: UnboundedSender<News>,
@@ -77,11 +82,12 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Send>(
     stream: S,
     engine: Arc<Engine>,
     link: Link,
+    (session, challenge): (Session, Option<Challenge>),
     mut draining: watch::Receiver<bool>,
 ) {
     let (mut reader, mut writer) = tokio::io::split(Box::pin(stream));
     let (sender, mut receiver) = unbounded_channel();
-    let mut it = Connection::new(engine, link, sender);
+    let mut it = Connection::new(engine, link, (session, challenge), sender);
     let timer = tokio::time::sleep(LONGEST);
     tokio::pin!(timer);
     let mut armed = Instant::now() + LONGEST;
@@ -148,11 +154,18 @@ async fn wait_for_room(room: &mut Option<(FrameHeader, Room)>) -> Result<OwnedSe
 }
 
 impl Connection {
-    fn new(engine: Arc<Engine>, link: Link, news: UnboundedSender<News>) -> Self {
+    fn new(
+        engine: Arc<Engine>,
+        link: Link,
+        (session, challenge): (Session, Option<Challenge>),
+        news: UnboundedSender<News>,
+    ) -> Self {
         let now = Instant::now();
         Self {
             engine,
             link,
+            session: Arc::new(session),
+            challenge,
             inbox: Inbox::new(),
             outbox: Outbox::default(),
             news,
@@ -252,6 +265,13 @@ impl Connection {
                 let document = self.link.answer(self.inbox.bytes(range), &self.engine).unwrap_or_default();
                 self.send(FrameKind::Document, header.id, document);
             }
+            FrameKind::Challenge if header.body == 0 => {
+                match self.challenge.as_mut().and_then(|challenge| challenge.nonce(Instant::now())) {
+                    Some(nonce) => self.send(FrameKind::Nonce, header.id, nonce.to_vec()),
+                    None => self.give_up(header.id),
+                }
+            }
+            FrameKind::Prove => self.prove(header.id, range),
             FrameKind::Request => {
                 let body = self.inbox.bytes(range);
                 let Ok(request) = Request::read(body) else {
@@ -260,7 +280,7 @@ impl Connection {
                 };
                 if request.items.len() <= SMALL_ITEMS {
                     let deadline = deadline(self.arrived, request.timeout_ms);
-                    match self.engine.process(&request, deadline, false) {
+                    match self.engine.process(&self.session, &request, deadline, false) {
                         Outcome::MustBlock => {}
                         outcome => return self.answer(header.id, outcome, deadline),
                     }
@@ -272,18 +292,37 @@ impl Connection {
         }
     }
 
+    /// Takes the document with which a caller proves its image. One that is not believed ends the session.
+    fn prove(&mut self, id: u64, document: std::ops::Range<usize>) {
+        let Some(challenge) = &mut self.challenge else { return self.give_up(id) };
+        match self.link.image(challenge, self.inbox.bytes(document)) {
+            Ok(image) => {
+                tracing::info!(caller = self.session.name(), module = image.module(), "a caller proved its image");
+                self.session = Arc::new(self.session.with_image(image));
+                self.send(FrameKind::Proven, id, vec![1]);
+            }
+            Err(cause) => {
+                tracing::warn!(caller = self.session.name(), %cause, "a caller did not prove its image");
+                self.send(FrameKind::Proven, id, vec![0]);
+                self.closing = true;
+                self.broken = true;
+            }
+        }
+    }
+
     /// Lets a blocking thread do the request.
     fn hand_over(&mut self, id: u64, body: Zeroizing<Vec<u8>>, room: Option<OwnedSemaphorePermit>) {
         let Some(place) = self.engine.place() else { return self.refuse(id, RequestRefusal::Overloaded) };
         self.working += 1;
         let (engine, news, arrived) = (Arc::clone(&self.engine), self.news.clone(), self.arrived);
+        let session = Arc::clone(&self.session);
         tokio::task::spawn_blocking(move || {
             let (outcome, deadline) = match Request::read(&body) {
                 // Nobody waits for the answer when the connection is gone.
                 Ok(_) if news.is_closed() => (Outcome::Refused(RequestRefusal::Deadline), arrived),
                 Ok(request) => {
                     let deadline = deadline(arrived, request.timeout_ms);
-                    (engine.process(&request, deadline, true), deadline)
+                    (engine.process(&session, &request, deadline, true), deadline)
                 }
                 Err(_) => (Outcome::Refused(RequestRefusal::Malformed), arrived),
             };

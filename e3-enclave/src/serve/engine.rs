@@ -5,7 +5,8 @@ use crate::config::Limits;
 use crate::envelope::{Authentic, SealError, SealTime, Sealer};
 use crate::error::Error;
 use crate::keyring::{Keyring, Live};
-use crate::policy::{Asked, Policy, Principal, Verb};
+use crate::policy::{Asked, Policy, Verb};
+use crate::session::Session;
 use e3_wire::{Item, Refusal, Request, RequestRefusal, Role, ValueType};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -123,8 +124,14 @@ impl Engine {
         }
     }
 
-    /// Does what the request asks. `may_block` says whether the thread may wait for the disk.
-    pub(super) fn process(&self, request: &Request<'_>, deadline: Instant, may_block: bool) -> Outcome {
+    /// Does what the request of this session asks. `may_block` says whether the thread may wait for the disk.
+    pub(super) fn process(
+        &self,
+        session: &Session,
+        request: &Request<'_>,
+        deadline: Instant,
+        may_block: bool,
+    ) -> Outcome {
         if Instant::now() >= deadline {
             return Outcome::Refused(RequestRefusal::Deadline);
         }
@@ -147,7 +154,7 @@ impl Engine {
             keyring = self.live.current();
         }
         let Some(time) = SealTime::now() else { return Outcome::Refused(RequestRefusal::NotReady) };
-        let work = Work { engine: self, keyring: &keyring, request, principal: Principal::PlainLink };
+        let work = Work { engine: self, keyring: &keyring, request, session };
         work.run(time, deadline)
     }
 }
@@ -157,7 +164,7 @@ struct Work<'a> {
     engine: &'a Engine,
     keyring: &'a Keyring,
     request: &'a Request<'a>,
-    principal: Principal,
+    session: &'a Session,
 }
 
 /// The request cannot be served at all.
@@ -176,7 +183,7 @@ impl Work<'_> {
             }
         }
         count(&self.engine.counters.requests);
-        let stated = Stated { principal: self.principal, app: self.request.app, context: &self.request.context };
+        let stated = Stated { session: self.session, app: self.request.app, context: &self.request.context };
         Outcome::Answer(answer.finish(&stated, deadline))
     }
 
@@ -245,7 +252,7 @@ impl Work<'_> {
 
     fn decide(&self, verb: Verb, role: Role) -> Result<crate::policy::Allowed, Refusal> {
         let context = &self.request.context;
-        self.engine.policy.decide(&Asked { principal: self.principal, app: self.request.app, verb, role, context })
+        self.engine.policy.decide(&Asked { session: self.session, app: self.request.app, verb, role, context })
     }
 
     /// Whether the value is a genuine token of this app and role that may be kept.

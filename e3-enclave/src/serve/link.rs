@@ -2,13 +2,14 @@
 
 use super::engine::Engine;
 use crate::error::Error;
-use e3_attest::{KeyringState, State};
+use crate::session::{AttestedImage, Challenge, Session, Unproven};
+use e3_attest::{EXPORTER_LABEL, KeyringState, State, Verifier};
 use e3_link::Stream;
 use e3_link::attested::Attester;
 use e3_link::attested::engine::{EngineTls, RENEW};
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Time between two looks at whether the keyring has changed.
 const LOOK: Duration = Duration::from_secs(1);
@@ -22,7 +23,14 @@ pub enum Link {
     /// It proves nothing: development alone.
     Plain(Development),
     /// Attested TLS.
-    Attested(Arc<EngineTls>),
+    Attested(Arc<Attested>),
+}
+
+/// The engine's side of attested TLS, and how callers that are enclaves are verified.
+#[derive(Debug)]
+pub struct Attested {
+    tls: EngineTls,
+    callers: Verifier,
 }
 
 /// That this build and its configuration allow a plain link. Cannot be had in the enclave image.
@@ -41,39 +49,50 @@ impl Development {
 }
 
 impl Link {
-    /// The attested link of a keyring: documents from `module`, and sessions for these relays alone.
+    /// The attested link of a keyring: documents from `module`, and sessions for these relays alone; those of them that are enclaves are believed by `callers`.
     ///
     /// # Errors
     /// The module makes no document.
-    pub fn attested(module: Arc<dyn Attester>, relays: HashSet<[u8; 32]>, state: State) -> Result<Self, Error> {
-        Ok(Self::Attested(Arc::new(EngineTls::new(module, relays, state).map_err(Error::Link)?)))
+    pub fn attested(
+        module: Arc<dyn Attester>,
+        relays: HashSet<[u8; 32]>,
+        callers: Verifier,
+        state: State,
+    ) -> Result<Self, Error> {
+        let tls = EngineTls::new(module, relays, state).map_err(Error::Link)?;
+        Ok(Self::Attested(Arc::new(Attested { tls, callers })))
     }
 
-    /// The connection as this link wants it; `None` for whoever may not come in.
-    pub(super) async fn secure(&self, stream: Stream) -> Option<Stream> {
+    /// The connection as this link wants it, and who is at its other end; `None` for whoever may not come in.
+    pub(super) async fn secure(&self, stream: Stream) -> Option<(Stream, (Session, Option<Challenge>))> {
+        let Self::Attested(link) = self else { return Some((stream, (Session::plain(), None))) };
+        let Some((stream, peer)) = link.tls.accept(stream).await else {
+            tracing::warn!("a connection was no relay of the measured list, and got no answer");
+            return None;
+        };
+        let challenge = stream.exporter(EXPORTER_LABEL).map(Challenge::new);
+        Some((stream, (Session::relay(&peer), challenge)))
+    }
+
+    /// The image of a caller, if this document proves it.
+    pub(super) fn image(&self, challenge: &mut Challenge, document: &[u8]) -> Result<AttestedImage, Unproven> {
         match self {
-            Self::Plain(_) => Some(stream),
-            Self::Attested(tls) => match tls.accept(stream).await {
-                Some((stream, _)) => Some(stream),
-                None => {
-                    tracing::warn!("a connection was no relay of the measured list, and got no answer");
-                    None
-                }
-            },
+            Self::Attested(link) => challenge.prove(&link.callers, document, Instant::now()),
+            Self::Plain(_) => Err(Unproven::NoNonce),
         }
     }
 
     /// A document for whoever asks with this nonce; `None` where nothing can be proven.
     pub(super) fn answer(&self, nonce: &[u8], engine: &Engine) -> Option<Vec<u8>> {
         match self {
-            Self::Attested(tls) if NONCE.contains(&nonce.len()) => tls.answer(nonce, state(engine)).ok(),
+            Self::Attested(link) if NONCE.contains(&nonce.len()) => link.tls.answer(nonce, state(engine)).ok(),
             _ => None,
         }
     }
 
     /// Renews the certificate before relays refuse it as too old, and when the keyring has changed.
     pub(super) async fn keep_fresh(self, engine: Arc<Engine>) {
-        let Self::Attested(tls) = self else { return std::future::pending().await };
+        let Self::Attested(link) = self else { return std::future::pending().await };
         let (mut stated, mut age) = (state(&engine), Duration::ZERO);
         loop {
             tokio::time::sleep(LOOK).await;
@@ -83,7 +102,7 @@ impl Link {
                 continue;
             }
             // A module that fails is asked again with the next look: there is time before the document is too old.
-            match tls.renew(now) {
+            match link.tls.renew(now) {
                 Ok(()) => (stated, age) = (now, Duration::ZERO),
                 Err(error) => tracing::error!(%error, "the certificate was not renewed"),
             }

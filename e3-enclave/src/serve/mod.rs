@@ -124,8 +124,8 @@ async fn accept(
             Ok(stream) => {
                 let (engine, link, draining) = (Arc::clone(&engine), link.clone(), draining.clone());
                 tokio::spawn(async move {
-                    if let Some(stream) = link.secure(stream).await {
-                        connection::serve(stream, engine, link, draining).await;
+                    if let Some((stream, session)) = link.secure(stream).await {
+                        connection::serve(stream, engine, link, session, draining).await;
                     }
                     drop(permit);
                 });

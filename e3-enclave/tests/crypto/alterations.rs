@@ -3,7 +3,8 @@
 use base64ct::{Base64UrlUnpadded, Encoding};
 use e3_enclave::envelope::{Authentic, NotAuthentic, SealTime, Sealer};
 use e3_enclave::keyring::{Keyring, RootKey, Store};
-use e3_enclave::policy::{Allowed, AppRules, Asked, Policy, Principal, RoleRules, Verb};
+use e3_enclave::policy::{Allowed, AppRules, Asked, Policy, RoleRules, Verb};
+use e3_enclave::session::Session;
 use e3_wire::{App, Context, Role, TokenText, ValueType, token};
 use proptest::prelude::*;
 use std::collections::HashSet;
@@ -48,7 +49,7 @@ fn role(name: &str) -> Role {
 
 fn allowed(app: App, role: Role, verb: Verb) -> Allowed {
     let context = Context::default();
-    WORLD.policy.decide(&Asked { principal: Principal::PlainLink, app, verb, role, context: &context }).unwrap()
+    WORLD.policy.decide(&Asked { session: &Session::plain(), app, verb, role, context: &context }).unwrap()
 }
 
 fn seal(app_name: &str, role_name: &str, ty: ValueType, value: &[u8]) -> Vec<u8> {

@@ -23,7 +23,7 @@ fn a_wrong_frame_ends_its_connection_and_no_other() {
         ("length over the limit", raw(MAX_FRAME as u32, 1, b"")),
         ("length of all ones", raw(u32::MAX, 1, b"")),
         ("length below the header's", raw(8, 1, b"")),
-        ("unknown kind", raw(9, 77, b"")),
+        ("unknown kind", raw(99, 77, b"")),
         ("kind of the engine's own", raw(10, 2, b"\0")),
         ("ping with a body", raw(10, 3, b"x")),
         ("request without a body", raw(9, 1, b"")),

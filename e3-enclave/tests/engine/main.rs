@@ -2,7 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+#[cfg(feature = "test-module")]
+mod attested;
 mod audit;
+#[cfg(feature = "test-module")]
+mod callers;
 mod frames;
 mod harness;
 mod keys;

@@ -28,7 +28,21 @@ pub enum FrameKind {
     Attest = 6,
     /// Engine → relay: the answer to that; body = the document, empty where the engine can prove nothing.
     Document = 7,
+    /// Caller → engine: a nonce of this session, please. No body.
+    Challenge = 8,
+    /// Engine → caller: the answer to that; body = [`NONCE`] random bytes, good for one use.
+    Nonce = 9,
+    /// Caller → engine: an attestation document over the session's last nonce; body = the document.
+    Prove = 10,
+    /// Engine → caller: the answer to that; body = 1 byte, 1 believed, 0 not believed, and then the engine closes.
+    Proven = 11,
 }
+
+/// Bytes of a nonce that an engine hands out.
+pub const NONCE: usize = 32;
+
+/// How long such a nonce may be used, in seconds.
+pub const NONCE_LIFE_S: u64 = 60;
 
 /// A frame header that cannot be followed. The connection is closed; nothing was allocated for the frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -75,6 +89,10 @@ impl FrameHeader {
             5 => FrameKind::GoAway,
             6 => FrameKind::Attest,
             7 => FrameKind::Document,
+            8 => FrameKind::Challenge,
+            9 => FrameKind::Nonce,
+            10 => FrameKind::Prove,
+            11 => FrameKind::Proven,
             _ => return Err(FrameError::UnknownKind),
         };
         Ok(Self { kind, id: u64::from_be_bytes(id), body })

@@ -16,7 +16,7 @@ pub mod request;
 pub mod token;
 
 pub use answer::{Answer, AnswerWriter, Inspection, ItemAnswer, Refusal, RequestRefusal};
-pub use frame::{FRAME_HEADER, FrameError, FrameHeader, FrameKind, MAX_FRAME};
+pub use frame::{FRAME_HEADER, FrameError, FrameHeader, FrameKind, MAX_FRAME, NONCE, NONCE_LIFE_S};
 pub use name::{App, NameError, Role, ValueType};
 pub use request::{Context, Direction, Item, MAX_ITEMS, Request, RequestWriter, Roles};
 pub use token::{MAX_TOKEN_TEXT, TokenError, TokenText};

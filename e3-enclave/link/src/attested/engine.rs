@@ -45,11 +45,18 @@ pub enum EngineTlsError {
     Setup,
 }
 
-/// The relay at the other end of a session, known by its key.
+/// The relay at the other end of a session, known by its key. Only [`EngineTls::accept`] makes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Peer {
+    key: [u8; 32],
+}
+
+impl Peer {
     /// SHA-256 of its SubjectPublicKeyInfo.
-    pub key: [u8; 32],
+    #[must_use]
+    pub const fn key(&self) -> &[u8; 32] {
+        &self.key
+    }
 }
 
 /// The engine's side of the attested link.

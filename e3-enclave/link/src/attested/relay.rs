@@ -18,7 +18,7 @@ use tokio_rustls::rustls::{
 
 use super::certificate::{CertificateFault, LinkKey, document_of};
 use super::memory::{Memory, Rollback};
-use super::{ALPN, provider};
+use super::{ALPN, Attester, provider};
 use crate::stream::Stream;
 
 /// Why an engine is not talked to. One line that says which check failed, what was expected and found.
@@ -42,6 +42,15 @@ pub enum Refusal {
     /// The connection broke during the handshake.
     #[error("the connection broke during the handshake: {0}")]
     Broken(io::ErrorKind),
+    /// The engine answered in a way that SPEC.md does not know.
+    #[error("the engine broke the protocol during the handshake: it is of another version, or none")]
+    Protocol,
+    /// This caller was to prove itself, and its security module makes no document.
+    #[error("this caller cannot prove itself: its security module made no attestation document")]
+    NoDocument,
+    /// The engine does not believe the document with which this caller proved itself.
+    #[error("the engine does not believe this caller's attestation document: the engine's log says which check failed")]
+    Caller,
 }
 
 /// The relay's side of the attested link: its key, and what it accepts.
@@ -51,6 +60,7 @@ pub struct RelayTls {
     accepted: PcrSets,
     memory: Arc<Memory>,
     name: ServerName<'static>,
+    attester: Option<Arc<dyn Attester>>,
 }
 
 impl fmt::Debug for RelayTls {
@@ -93,7 +103,18 @@ impl RelayTls {
         config.resumption = Resumption::disabled();
         config.enable_sni = false;
         let name = ServerName::try_from("e3.invalid").map_err(|_| CertificateFault::Make)?;
-        Ok(Self { config, verifier, accepted, memory, name })
+        Ok(Self { config, verifier, accepted, memory, name, attester: None })
+    }
+
+    /// The same for a caller that is itself an enclave: it proves so in every session, before anything else is asked there.
+    #[must_use]
+    pub fn proving(self, attester: Arc<dyn Attester>) -> Self {
+        Self { attester: Some(attester), ..self }
+    }
+
+    /// What makes this caller's documents, if it proves itself.
+    pub(crate) fn attester(&self) -> Option<&Arc<dyn Attester>> {
+        self.attester.as_ref()
     }
 
     /// A session over a fresh connection, and what its engine's document says.
@@ -185,7 +206,7 @@ impl ServerCertVerifier for Look {
 }
 
 /// What the library's error means to us.
-fn refusal(error: &io::Error) -> Refusal {
+pub(super) fn refusal(error: &io::Error) -> Refusal {
     match error.get_ref().and_then(|e| e.downcast_ref::<Error>()) {
         Some(Error::InvalidCertificate(CertificateError::Other(OtherError(cause)))) => {
             cause.downcast_ref::<Refusal>().cloned().unwrap_or(Refusal::Tls)
