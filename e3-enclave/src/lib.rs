@@ -10,8 +10,9 @@
 //! 6. [`envelope`]: a value becomes a token, or comes back;
 //! 7. [`audit`]: what was opened is on the disk before its answer leaves.
 //!
-//! [`module`] makes the documents by which the engine proves itself; [`args`], [`config`], [`log`] and [`command`] are the way in, [`error`] the way out. Formats are SPEC.md's.
+//! [`admin`] is what only an administrator may have done. [`module`] makes the documents by which the engine proves itself; [`args`], [`config`], [`log`] and [`command`] are the way in, [`error`] the way out. Formats are SPEC.md's.
 
+pub mod admin;
 pub mod args;
 pub mod audit;
 pub mod command;
