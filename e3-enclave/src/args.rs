@@ -21,7 +21,11 @@ Examples:
   e3 check --config config/e3.yaml              check configuration and keys without serving
   e3 keys rotate --app shop                     distribute a new key; later: e3 keys rotate --app shop --promote
 
-Exit codes: 0 done, 1 failed at run time, 2 wrong usage or configuration, 3 keys refused.";
+  e3 host run --config config/e3-host.yaml      on the parent instance of an enclave: store, KMS, credentials, audit, health
+
+Exit codes: 0 done, 1 failed at run time, 2 wrong usage or configuration, 3 keys refused (wrong root, rolled back, truncated, of another keyring),
+4 the host or KMS cannot be reached, or there are no credentials, 5 KMS denies access, 6 KMS or its answer is not believed (another key, plaintext,
+certificate), 7 there is no keyring yet.";
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -36,6 +40,16 @@ pub enum Command {
     /// About the configuration file.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// The program on the parent instance: serves an enclave with what it cannot do itself. Holds nothing secret.
+    #[command(subcommand)]
+    Host(Host),
+    /// About the inputs that are measured into an image.
+    #[command(subcommand)]
+    Inputs(InputsCommand),
+    /// What the enclave image does once its machine is ready, with a security module in a file: builds for tests alone.
+    #[cfg(feature = "test-module")]
+    #[command(hide = true)]
+    Enclave(EnclaveArgs),
     /// Print a completion script for a shell.
     #[command(after_help = "Example:\n  e3 completions bash > /etc/bash_completion.d/e3")]
     Completions {
@@ -50,6 +64,53 @@ pub struct ConfigFile {
     /// The configuration file.
     #[arg(long, short, default_value = "config/e3.yaml")]
     pub config: PathBuf,
+}
+
+/// An enclave without its machine.
+#[cfg(feature = "test-module")]
+#[derive(Debug, clap::Args)]
+pub struct EnclaveArgs {
+    /// The security module.
+    #[arg(long)]
+    pub module: PathBuf,
+    /// The measured inputs.
+    #[arg(long)]
+    pub inputs: PathBuf,
+    /// The folder of the host's Unix sockets: kms, credentials, store, audit, health.
+    #[arg(long)]
+    pub parent: PathBuf,
+    /// Where relays find the engine.
+    #[arg(long)]
+    pub listen: e3_link::Endpoint,
+}
+
+/// The program on the parent instance.
+#[derive(Debug, Subcommand)]
+pub enum Host {
+    /// Serve the enclave until SIGTERM or SIGINT. The enclave goes on running.
+    Run(HostFile),
+    /// Check the settings and serve nothing.
+    Check(HostFile),
+    /// Print the JSON schema of the settings.
+    Schema,
+}
+
+/// Where the host's settings are.
+#[derive(Debug, clap::Args)]
+pub struct HostFile {
+    /// The settings.
+    #[arg(long, short, default_value = "config/e3-host.yaml")]
+    pub config: PathBuf,
+}
+
+/// About the inputs that are measured into an image.
+#[derive(Debug, Subcommand)]
+pub enum InputsCommand {
+    /// Check a file of inputs before it is built into an image.
+    Check {
+        /// The file.
+        file: PathBuf,
+    },
 }
 
 /// Make, list and rotate keys.

@@ -1,11 +1,14 @@
 //! What each command does.
 
-use crate::args::{Args, Command, ConfigCommand, Keys, LineageArg};
+use crate::args::{Args, Command, ConfigCommand, Host, InputsCommand, Keys, LineageArg};
+use crate::audit::Audit;
 use crate::config::{self, Config};
 use crate::error::Error;
+use crate::inputs::Inputs;
 use crate::keyring::{KeyState, Keyring, Lineage, Live, RootKey, RotateError, Store};
-use crate::serve::link::{Development, Link};
-use crate::{harden, log, serve};
+use crate::serve::Settings;
+use crate::serve::link::Link;
+use crate::{harden, host, log, serve};
 use clap::CommandFactory;
 use e3_wire::App;
 use std::io::Write;
@@ -23,17 +26,52 @@ pub fn execute(args: Args) -> Result<(), Error> {
             log::start(&config.log);
             let live = Live::open(Store::new(config.keyring.clone(), root(&config)?))?;
             let link = link(&config, &live)?;
-            serve::run(config, live, link)
+            let audit = Audit::start(config.audit.clone(), config.development)?;
+            serve::run(settings(config), live, audit, link)
         }
         Command::Check(file) => check(&file.config),
         Command::Keys(keys) => manage(keys),
         Command::Config(ConfigCommand::Schema) => print(&config::schema().map_err(|e| Error::Runtime(e.into()))?),
+        Command::Host(Host::Run(file)) => {
+            let config = host::config::Config::load(&file.config)?;
+            log::start(&config.log);
+            host::run(config)
+        }
+        Command::Host(Host::Check(file)) => print(&host::config::Config::load(&file.config)?.summary(&file.config)),
+        Command::Host(Host::Schema) => print(&host::config::schema().map_err(|e| Error::Runtime(e.into()))?),
+        Command::Inputs(InputsCommand::Check { file }) => print(&Inputs::load(&file)?.summary(&file)),
+        #[cfg(feature = "test-module")]
+        Command::Enclave(args) => enclave(args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Args::command(), "e3", &mut script);
             std::io::stdout().write_all(&script).map_err(Error::Runtime)
         }
     }
+}
+
+#[cfg(feature = "test-module")]
+fn enclave(args: crate::args::EnclaveArgs) -> Result<(), Error> {
+    use crate::parent::{Health, Parent};
+    let at = |name: &str| e3_link::Endpoint::Unix(args.parent.join(name));
+    let parent = Parent {
+        kms: at("kms"),
+        credentials: at("credentials"),
+        store: at("store"),
+        audit: at("audit"),
+        health: at("health"),
+    };
+    let module = crate::module::FileModule::open(&args.module)?;
+    let callers = module.verifier().map_err(|_| Error::TestModule { path: args.module.clone() })?;
+    let health = Health::start(parent.health.clone())?;
+    log::start_at_host(health.clone());
+    let inputs = Inputs::load(&args.inputs)?;
+    crate::enclave::start::run(inputs, &parent, &health, std::sync::Arc::new(module), callers, vec![args.listen])
+}
+
+fn settings(config: Config) -> Settings {
+    let Config { listen, socket_mode, policy, create_apps, limits, threads, .. } = config;
+    Settings { listen, socket_mode, policy, create_apps, limits, threads, health: None }
 }
 
 fn check(path: &Path) -> Result<(), Error> {
@@ -145,15 +183,13 @@ fn link(config: &Config, live: &Live) -> Result<Link, Error> {
     #[cfg(feature = "test-module")]
     if let Some(attested) = &config.attested {
         let module = crate::module::FileModule::open(&attested.module)?;
-        let keyring = live.current();
-        let keyring = Some(e3_attest::KeyringState { epoch: keyring.epoch(), id: *keyring.id_bytes() });
-        let state = e3_attest::State { keyring, ..e3_attest::State::default() };
+        let state = serve::link::stated(&live.current());
         let refused = |_| Error::TestModule { path: attested.module.clone() };
         let callers = module.verifier().map_err(refused)?;
         return Link::attested(std::sync::Arc::new(module), attested.relays.iter().copied().collect(), callers, state);
     }
     let _ = live;
-    Ok(Link::Plain(Development::allowed(config)?))
+    Ok(Link::Plain(serve::link::Development::allowed(config)?))
 }
 
 /// Outside the enclave image there is nothing to prove.
@@ -183,7 +219,7 @@ fn root(_: &Config) -> Result<RootKey, Error> {
 /// Makes the root key file if the configuration names one that is missing; answers what was done, for people.
 #[cfg(feature = "development")]
 fn init_root(config: &Config) -> Result<String, Error> {
-    use crate::keyring::store::create_private;
+    use crate::keyring::storage::create_private;
     let config::RootSource::File(path) = &config.root else { return Ok(String::new()) };
     if config.keyring.symlink_metadata().is_ok() {
         return Err(Error::KeyringExists { path: config.keyring.clone() });

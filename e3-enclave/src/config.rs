@@ -20,6 +20,12 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Report(String);
 
+impl Report {
+    pub(crate) fn new(text: String) -> Self {
+        Self(text)
+    }
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -137,7 +143,7 @@ enum Undeclared {
 /// One app.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct RawApp {
+pub(crate) struct RawApp {
     /// The roles of its tokens.
     #[serde(default)]
     roles: BTreeMap<Name<Role>, RawRole>,
@@ -146,10 +152,18 @@ struct RawApp {
     deterministic_rate: u32,
 }
 
+impl RawApp {
+    pub(crate) fn rules(self) -> AppRules {
+        let rules = |raw: RawRole| RoleRules { deterministic: raw.deterministic };
+        let roles = self.roles.into_iter().map(|(role, raw)| (role.0, rules(raw))).collect();
+        AppRules::new(roles, self.deterministic_rate)
+    }
+}
+
 /// One role.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct RawRole {
+pub(crate) struct RawRole {
     /// Equal values give equal tokens, so that they can be searched and joined; whoever may seal can test guesses.
     #[serde(default)]
     deterministic: bool,
@@ -234,7 +248,7 @@ pub enum LogLevel {
     Debug,
 }
 
-fn socket_mode() -> Name<SocketMode> {
+pub(crate) fn socket_mode() -> Name<SocketMode> {
     Name(SocketMode(0o600))
 }
 
@@ -244,10 +258,10 @@ fn deterministic_rate() -> u32 {
 
 /// Text that is checked while the file is read, so that a complaint has its place.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Name<T>(T);
+pub(crate) struct Name<T>(pub(crate) T);
 
 /// What a [`Name`] reads.
-trait Text: Sized {
+pub(crate) trait Text: Sized {
     const SCHEMA: (&'static str, &'static str);
     fn read(text: &str) -> Result<Self, String>;
 }
@@ -285,7 +299,7 @@ impl Text for Role {
 
 /// Permission bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct SocketMode(u32);
+pub(crate) struct SocketMode(pub(crate) u32);
 
 impl Text for SocketMode {
     const SCHEMA: (&'static str, &'static str) = ("SocketMode", "^0?[0-7]{3}$");
@@ -334,6 +348,33 @@ pub struct Limits {
     pub drain: Duration,
 }
 
+impl Limits {
+    /// The defaults, for a machine of this size: large frames hold at most a quarter of its memory.
+    #[must_use]
+    pub fn of_this_machine() -> Self {
+        let system = rustix::system::sysinfo();
+        let quarter = u64::from(system.mem_unit).saturating_mul(system.totalram) / 4;
+        let mut limits = Self::from(RawLimits::default());
+        limits.held_bytes =
+            limits.held_bytes.min(usize::try_from(quarter).unwrap_or(usize::MAX)).max(limits.frame_bytes);
+        limits
+    }
+}
+
+impl From<RawLimits> for Limits {
+    fn from(raw: RawLimits) -> Self {
+        Self {
+            frame_bytes: raw.frame_bytes,
+            connections: raw.connections.get(),
+            requests: raw.requests.get(),
+            held_bytes: raw.held_bytes,
+            frame: Duration::from_millis(raw.frame_ms),
+            write: Duration::from_millis(raw.write_ms),
+            drain: Duration::from_millis(raw.drain_ms),
+        }
+    }
+}
+
 /// A configuration that was checked.
 pub struct Config {
     /// Whether plain links are allowed.
@@ -371,13 +412,14 @@ impl Config {
     /// It cannot be read, or something in it is refused; the report says where and why.
     pub fn load(path: &Path) -> Result<Self, Error> {
         let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-        let raw: Raw = serde_saphyr::from_str(&text).map_err(|e| Error::Config(report(path, &e)))?;
+        let raw: Raw =
+            serde_saphyr::from_str(&text).map_err(|e| Error::Config(report(path, &e, "e3 config schema")))?;
         raw.resolve(path)
     }
 }
 
 /// `file:line:column: cause`, and the lines around.
-fn report(path: &Path, error: &serde_saphyr::Error) -> Report {
+pub(crate) fn report(path: &Path, error: &serde_saphyr::Error, schema: &str) -> Report {
     let place = error.location().map_or_else(String::new, |l| format!(":{}:{}", l.line(), l.column()));
     let shown = error.to_string();
     // The library names the place in its first line; it is the first thing in ours.
@@ -385,7 +427,7 @@ fn report(path: &Path, error: &serde_saphyr::Error) -> Report {
     let cause = cause.split_once(": ").filter(|(at, _)| at.starts_with("line ")).map_or(cause, |(_, rest)| rest);
     let cause = cause.replace("--> <input>", "--> ").replace("\n\n", "\n");
     Report(format!(
-        "{}{place}: {}\nhint: `e3 config schema` prints every key that may stand here",
+        "{}{place}: {}\nhint: `{schema}` prints every key that may stand here",
         path.display(),
         cause.trim_end()
     ))
@@ -420,11 +462,7 @@ impl Raw {
             return refuse("limits", "a time of 0 ms", "leave it out for the default");
         }
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-        let apps = self.apps.into_iter().map(|(app, raw)| {
-            let rules = |raw: RawRole| RoleRules { deterministic: raw.deterministic };
-            let roles = raw.roles.into_iter().map(|(role, raw)| (role.0, rules(raw))).collect();
-            (app.0, AppRules::new(roles, raw.deterministic_rate))
-        });
+        let apps = self.apps.into_iter().map(|(app, raw)| (app.0, raw.rules()));
         Ok(Config {
             development,
             listen: self.listen.into_iter().map(|e| e.0).collect(),
@@ -443,15 +481,7 @@ impl Raw {
             create_apps: self.create_apps,
             policy: Policy::new(apps.collect(), self.undeclared_roles == Undeclared::Allow),
             audit: folder.join(self.audit.file),
-            limits: Limits {
-                frame_bytes: limits.frame_bytes,
-                connections: limits.connections.get(),
-                requests: limits.requests.get(),
-                held_bytes: limits.held_bytes,
-                frame: Duration::from_millis(limits.frame_ms),
-                write: Duration::from_millis(limits.write_ms),
-                drain: Duration::from_millis(limits.drain_ms),
-            },
+            limits: limits.into(),
             threads: self.threads,
             log: self.log,
         })

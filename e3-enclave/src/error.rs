@@ -1,6 +1,6 @@
 //! What can keep the program from doing its work. Each is one line for people: what failed, where, and what to do.
 
-use crate::keyring::{KeyringFault, RotateError};
+use crate::keyring::{KeyringFault, RotateError, UnlockError};
 use std::io;
 use std::path::PathBuf;
 
@@ -87,6 +87,37 @@ pub enum Error {
         /// Why.
         fault: KeyringFault,
     },
+    /// There is no keyring where one is expected.
+    #[error("{}: there is no keyring", path.display())]
+    NoKeyring {
+        /// Where: a path, or the host's endpoint.
+        path: PathBuf,
+    },
+    /// The keys cannot be unlocked.
+    #[error(transparent)]
+    Unlock(#[from] UnlockError),
+    /// A service of the host does not do what it is asked.
+    #[error("{endpoint}: {fault}")]
+    Host {
+        /// Which.
+        endpoint: e3_link::Endpoint,
+        /// Why.
+        fault: crate::parent::HostFault,
+    },
+    /// The store's folder is used by another host program.
+    #[error("{}: another process uses this store", path.display())]
+    StoreInUse {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// An address of the loopback HTTP listener.
+    #[error("{address}: cannot listen: {source}")]
+    Http {
+        /// Which.
+        address: core::net::SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
     /// `keys init` over an existing keyring.
     #[error("{}: exists already; a keyring is never written over", path.display())]
     KeyringExists {
@@ -130,17 +161,21 @@ pub enum Error {
 }
 
 impl Error {
-    /// The exit code of a command that ends with this error: 1 at run time, 2 configuration, 3 keys refused.
+    /// The exit code of a command that ends with this error: 1 at run time, 2 configuration, 3 keys refused; 4 to 7 are
+    /// those of [`UnlockError::exit_code`].
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::PlainLink | Self::NoRootSource => 2,
+            Self::Unlock(e) => e.exit_code(),
+            Self::Host { .. } => 4,
             Self::OpenToOthers { .. }
             | Self::NotOwned { .. }
             | Self::NotAFile { .. }
             | Self::BadRootFile { .. }
             | Self::BadRootVariable { .. }
             | Self::Keyring { .. }
+            | Self::NoKeyring { .. }
             | Self::KeyringExists { .. }
             | Self::Rotate(_) => 3,
             _ => 1,

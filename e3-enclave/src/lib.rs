@@ -10,20 +10,24 @@
 //! 6. [`envelope`]: a value becomes a token, or comes back;
 //! 7. [`audit`]: what was opened is on the disk before its answer leaves.
 //!
-//! [`admin`] is what only an administrator may have done. [`module`] makes the documents by which the engine proves itself; [`args`], [`config`], [`log`] and [`command`] are the way in, [`error`] the way out. Formats are SPEC.md's.
+//! [`inputs`] is what was measured into an image, [`parent`] the engine's side of the host's services, [`host`] the program on the parent instance that serves them.
+//! As an enclave it is the machine's first program: [`enclave`]. [`module`] makes the documents by which the engine proves itself; [`args`], [`config`], [`log`] and [`command`] are the way in, [`error`] the way out. Formats are SPEC.md's.
 
-pub mod admin;
 pub mod args;
 pub mod audit;
 pub mod command;
 pub mod config;
+pub mod enclave;
 pub mod envelope;
 pub mod error;
 pub mod harden;
+pub mod host;
+pub mod inputs;
 pub mod keyring;
 pub mod kms;
 pub mod log;
 pub mod module;
+pub mod parent;
 pub mod policy;
 pub mod serve;
 pub mod session;

@@ -4,6 +4,10 @@ use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if e3_enclave::enclave::start::is_init() {
+        e3_enclave::enclave::start::init();
+        return ExitCode::FAILURE;
+    }
     match e3_enclave::command::execute(e3_enclave::args::Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {

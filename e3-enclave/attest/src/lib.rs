@@ -39,13 +39,22 @@ pub mod pcr;
 pub mod request;
 pub mod verifier;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 pub use binding::{Binding, EXPORTER_LABEL, EXPORTER_LENGTH, KeyringState, PolicyState, Purpose, State, Subject};
 pub use error::AttestError;
 pub use pcr::{Pcr, PcrSet, PcrSets};
 pub use request::Request;
 pub use verifier::{Authentic, Bound, Caller, Claims, ExpectedNonce, Validity, Verified, Verifier};
+
+/// The time that a document states, unverified: for an enclave that asks its own module for the time.
+///
+/// # Errors
+/// The bytes are no document.
+pub fn stated_time(document: &[u8]) -> Result<SystemTime, AttestError> {
+    let payload = document::Payload::read(document::Sign1::read(document)?.payload())?;
+    Ok(SystemTime::UNIX_EPOCH + Duration::from_millis(payload.timestamp_ms))
+}
 
 /// Most bytes of a document. Real ones have 4,400 to 4,800; a module's answer has at most 12,288.
 pub const MAX_DOCUMENT: usize = 16 * 1024;

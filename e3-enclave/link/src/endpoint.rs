@@ -16,7 +16,7 @@ use crate::LinkError;
 use crate::stream::Stream;
 
 /// Any context id, for listening (`VMADDR_CID_ANY`).
-const CID_ANY: u32 = u32::MAX;
+pub const CID_ANY: u32 = u32::MAX;
 
 /// Longest line that a hybrid vsock backend may answer to `CONNECT`.
 const HYBRID_LINE_MAX: usize = 64;

@@ -15,7 +15,7 @@ mod stream;
 pub use attested::relay::Refusal;
 pub use client::{Client, ClientOptions, EndpointHealth, Health, Security};
 pub use connection::AnswerFrame;
-pub use endpoint::{Endpoint, EndpointError, Listener};
+pub use endpoint::{CID_ANY, Endpoint, EndpointError, Listener};
 pub use frames::{FrameReadError, FrameReader};
 pub use stream::{Stream, VSOCK_WRITE_MAX};
 

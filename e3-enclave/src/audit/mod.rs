@@ -4,8 +4,9 @@
 //! [`Opened`], which gives out its bytes only for a [`Recorded`]: the proof that this very record is on the disk. The [`Audit`] alone makes
 //! that proof, after the sink has written and synced the record.
 
+mod host;
 mod record;
-mod sink;
+pub(crate) mod sink;
 mod withheld;
 mod writer;
 

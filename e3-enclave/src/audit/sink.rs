@@ -10,7 +10,19 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-pub(super) struct FileSink {
+/// Where records go.
+pub(crate) trait Sink: Send {
+    /// Its name, for people.
+    fn name(&self) -> String;
+
+    /// Makes the sink ready, if it is not.
+    fn ensure_open(&mut self) -> io::Result<()>;
+
+    /// Takes whole lines; they are durable when it answers.
+    fn commit(&mut self, lines: &[u8]) -> io::Result<()>;
+}
+
+pub(crate) struct FileSink {
     path: PathBuf,
     /// Whether something that cannot be synced, such as a pipe, will do. Development only.
     unsynced: bool,
@@ -25,16 +37,18 @@ struct OpenFile {
 }
 
 impl FileSink {
-    pub(super) fn new(path: PathBuf, unsynced: bool) -> Self {
+    pub(crate) fn new(path: PathBuf, unsynced: bool) -> Self {
         Self { path, unsynced, open: None }
     }
+}
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+impl Sink for FileSink {
+    fn name(&self) -> String {
+        self.path.display().to_string()
     }
 
     /// Opens the file if it is not open, or if its name leads elsewhere by now.
-    pub(super) fn ensure_open(&mut self) -> io::Result<()> {
+    fn ensure_open(&mut self) -> io::Result<()> {
         if let Some(open) = &self.open {
             let there = self.path.metadata().is_ok_and(|m| (m.dev(), m.ino()) == open.identity);
             if there {
@@ -47,7 +61,7 @@ impl FileSink {
     }
 
     /// Appends whole lines and syncs them.
-    pub(super) fn commit(&mut self, lines: &[u8]) -> io::Result<()> {
+    fn commit(&mut self, lines: &[u8]) -> io::Result<()> {
         self.ensure_open()?;
         let Some(open) = &mut self.open else { return Err(io::ErrorKind::NotConnected.into()) };
         let taken = open.file.write_all(lines).and_then(|()| match open.good {
@@ -72,7 +86,9 @@ impl FileSink {
             }
         }
     }
+}
 
+impl FileSink {
     fn reopen(&self) -> io::Result<OpenFile> {
         // Without NONBLOCK, opening a pipe that nobody reads would never return. It has no effect on regular files.
         let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32;

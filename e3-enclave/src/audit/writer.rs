@@ -1,14 +1,16 @@
 //! The thread that writes records, many at a time: while one group is being synced, the next one gathers.
 
+use super::host::HostSink;
 use super::record::Record;
-use super::sink::FileSink;
+use super::sink::{FileSink, Sink};
 use super::{Recorded, Ticket};
 use crate::error::Error;
+use e3_link::Endpoint;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Records that wait for the sink, at most; and their bytes.
 const QUEUE: usize = 8192;
@@ -47,16 +49,28 @@ impl Audit {
         let mut sink = FileSink::new(path, unsynced);
         if let Err(source) = sink.ensure_open() {
             if source.raw_os_error() != Some(rustix::io::Errno::NXIO.raw_os_error()) {
-                return Err(Error::Audit { path: sink.path().to_owned(), source });
+                return Err(Error::Audit { path: PathBuf::from(sink.name()), source });
             }
             tracing::warn!("nobody reads the audit pipe; no token is opened until somebody does");
         }
+        Self::write_to(Box::new(sink))
+    }
+
+    /// Starts the thread of a sink at the host's audit service. A host that does not answer is no error: nothing is opened until it does.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn start_at_host(endpoint: Endpoint, timeout: Duration) -> Result<Self, Error> {
+        Self::write_to(Box::new(HostSink::new(endpoint, timeout).map_err(Error::Runtime)?))
+    }
+
+    fn write_to(mut sink: Box<dyn Sink>) -> Result<Self, Error> {
         let (queue, jobs) = sync_channel(QUEUE);
         let bytes = Arc::new(AtomicUsize::new(0));
         let waiting = Arc::clone(&bytes);
         std::thread::Builder::new()
             .name("e3-audit".to_owned())
-            .spawn(move || write(&mut sink, &jobs, &waiting))
+            .spawn(move || write(sink.as_mut(), &jobs, &waiting))
             .map_err(Error::Runtime)?;
         Ok(Self { queue, bytes })
     }
@@ -78,7 +92,7 @@ impl Audit {
     }
 }
 
-fn write(sink: &mut FileSink, jobs: &Receiver<Job>, waiting: &AtomicUsize) {
+fn write(sink: &mut dyn Sink, jobs: &Receiver<Job>, waiting: &AtomicUsize) {
     let mut failing = false;
     let mut lines = Vec::new();
     let mut group = Vec::new();
@@ -101,7 +115,7 @@ fn write(sink: &mut FileSink, jobs: &Receiver<Job>, waiting: &AtomicUsize) {
         lines.clear();
         match (&taken, failing) {
             (Err(e), false) => {
-                tracing::error!(path = %sink.path().display(), error = %e, "the audit sink takes no records; no token is opened");
+                tracing::error!(sink = sink.name(), error = %e, "the audit sink takes no records; no token is opened");
             }
             (Ok(()), true) => tracing::info!("the audit sink takes records again"),
             _ => {}

@@ -31,9 +31,9 @@ pub enum SealError {
 
 /// Seals the values of one request: keeps the buffer and the time that they share.
 pub struct Sealer<'k> {
-    pub(super) keyring: &'k Keyring,
+    keyring: &'k Keyring,
     time: SealTime,
-    pub(super) binary: Vec<u8>,
+    binary: Vec<u8>,
 }
 
 impl<'k> Sealer<'k> {

@@ -124,6 +124,12 @@ pub(crate) fn decode(bytes: &[u8], root: &RootKey) -> Result<Keyring, KeyringFau
     if keyring.active.len() == active { Ok(keyring) } else { Err(KeyringFault::Malformed) }
 }
 
+/// The public id at the head of a keyring file, before anything of it is believed.
+pub(crate) fn id_of(bytes: &[u8]) -> Result<[u8; 16], KeyringFault> {
+    let mut r = Cursor(bytes.strip_prefix(MAGIC).ok_or(KeyringFault::NotAKeyring)?);
+    if r.array::<1>()? == [VERSION] { r.array() } else { Err(KeyringFault::UnknownVersion) }
+}
+
 struct Entry<'a> {
     kid: u32,
     app: &'a [u8],

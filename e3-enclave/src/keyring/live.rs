@@ -1,11 +1,11 @@
 //! The keyring that a running engine works with, and how it follows its file.
 
 use super::file::KeyringFault;
+use super::storage::Look;
 use super::{Keyring, RotateError, Store};
 use crate::error::Error;
 use arc_swap::ArcSwap;
 use e3_wire::App;
-use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A keyring file and what was last read from it.
@@ -16,16 +16,13 @@ pub struct Live {
     seen: Mutex<Option<Look>>,
 }
 
-/// What tells one version of a file from the next: a replacement has another inode.
-type Look = (u64, u64, i64, i64, u64);
-
 impl Live {
     /// Loads the keyring.
     ///
     /// # Errors
     /// As [`Store::load`].
     pub fn open(store: Store) -> Result<Self, Error> {
-        let seen = look(&store);
+        let seen = store.look();
         let current = store.load()?;
         Ok(Self { store, current: ArcSwap::from_pointee(current), seen: Mutex::new(seen) })
     }
@@ -41,7 +38,7 @@ impl Live {
     /// The file is refused; the keyring in force stays.
     pub fn reload(&self, force: bool) -> Result<Option<u64>, Error> {
         let mut seen = self.guard();
-        let now = look(&self.store);
+        let now = self.store.look();
         if !force && *seen == now {
             return Ok(None);
         }
@@ -62,7 +59,7 @@ impl Live {
             Err(RotateError::AppExists(_)) => Ok(None),
             Err(e) => Err(e),
         })?;
-        *seen = look(&self.store);
+        *seen = self.store.look();
         self.accept(new).map(|_| ())
     }
 
@@ -88,9 +85,4 @@ impl Live {
     fn guard(&self) -> MutexGuard<'_, Option<Look>> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn look(store: &Store) -> Option<Look> {
-    let m = store.path().metadata().ok()?;
-    Some((m.dev(), m.ino(), m.mtime(), m.mtime_nsec(), m.len()))
 }

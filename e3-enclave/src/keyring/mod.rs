@@ -1,7 +1,7 @@
 //! The keys: `root → app key[kid] → message key` (SPEC.md, "Keys").
 //!
 //! [`root`] is where the root key comes from, [`derive`] what is derived from it, [`file`] the wrapped form that lies on disk,
-//! [`store`] how that file is read, locked and replaced, [`rotate`] how keys are added and promoted, [`live`] what a running engine
+//! [`storage`] where that form is kept, [`store`] how it is read and replaced, [`rotate`] how keys are added and promoted, [`live`] what a running engine
 //! holds. Key bytes leave this module only by reference, to [`crate::envelope`].
 
 pub(crate) mod derive;
@@ -9,7 +9,9 @@ pub(crate) mod file;
 pub mod live;
 pub mod root;
 pub mod rotate;
+pub mod storage;
 pub mod store;
+pub mod unlock;
 
 pub use derive::DeterministicKey;
 pub use file::KeyringFault;
@@ -17,6 +19,7 @@ pub use live::Live;
 pub use root::RootKey;
 pub use rotate::RotateError;
 pub use store::Store;
+pub use unlock::UnlockError;
 
 use e3_wire::App;
 use std::collections::HashMap;
@@ -91,11 +94,6 @@ impl AppKey {
     #[cfg(test)]
     pub(crate) fn known(kid: u32, app: App, lineage: Lineage, bytes: [u8; 32]) -> Self {
         Self::new(kid, app, lineage, KeyState::Active, 0, SecretKey::new(Zeroizing::new(bytes)))
-    }
-
-    #[cfg(test)]
-    pub(crate) fn retired(self) -> Self {
-        Self { state: KeyState::DecryptOnly, ..self }
     }
 
     /// The key's number, never used again in its keyring.

@@ -6,7 +6,7 @@
 use super::SecretKey;
 #[cfg(feature = "development")]
 use {
-    super::store::read_private,
+    super::storage::read_private,
     crate::error::Error,
     base64ct::{Base64, Encoding},
     std::path::Path,

@@ -1,157 +1,115 @@
-//! The keyring file on disk: read, locked, replaced.
+//! The keyring: read, changed, replaced.
 //!
-//! A change takes an exclusive lock beside the file, reads the file anew, and replaces it in one step: written to a temporary file in the
-//! same folder, synced, renamed over the old one, the folder synced. Two commands, or a command and an engine, never lose each other's change,
-//! and a crash leaves the old file or the new one.
+//! A change locks the bytes (a file: an exclusive lock beside it), reads them anew, and replaces them in one step if they are still the same. A file is written to a
+//! temporary one in the same folder, synced, renamed over the old one, the folder synced; the host's store compares before it replaces. Two commands, or a command and an
+//! engine, never lose each other's change, and a crash leaves the old keyring or the new one.
 
 use super::file::{decode, encode};
-use super::{Keyring, RootKey, RotateError};
+use super::storage::{FileStorage, Look, Replaced, Storage};
+use super::{Keyring, KeyringFault, RootKey, RotateError};
 use crate::error::Error;
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-/// Larger than any keyring of a million keys; what is larger is no keyring.
-const MAX_FILE: u64 = 256 * 1024 * 1024;
-const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+/// Times that a change is tried when others change the keyring meanwhile.
+const TRIES: usize = 8;
 
-/// A keyring file and the root key that opens it.
+/// A wrapped keyring and the root key that opens it.
 pub struct Store {
-    path: PathBuf,
+    storage: Box<dyn Storage>,
     root: RootKey,
 }
 
 impl Store {
-    /// The keyring at this path under this root.
+    /// The keyring in the file at this path, under this root.
     #[must_use]
     pub fn new(path: PathBuf, root: RootKey) -> Self {
-        Self { path, root }
+        Self::at(Box::new(FileStorage::new(path)), root)
     }
 
-    /// Where the file is.
+    /// The keyring in this place, under this root.
+    #[must_use]
+    pub fn at(storage: Box<dyn Storage>, root: RootKey) -> Self {
+        Self { storage, root }
+    }
+
+    /// Where the keyring is: a path, or the host's endpoint.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
+        self.storage.place()
+    }
+
+    /// What the keyring looks like from outside.
+    pub(crate) fn look(&self) -> Option<Look> {
+        self.storage.look()
     }
 
     /// Makes an empty keyring.
     ///
     /// # Errors
-    /// There is a file already, or it cannot be written.
+    /// There is one already, or it cannot be written.
     pub fn create(&self) -> Result<Keyring, Error> {
-        let _lock = self.lock()?;
-        if self.path.symlink_metadata().is_ok() {
-            return Err(Error::KeyringExists { path: self.path.clone() });
-        }
         let mut id = [0; 16];
         getrandom::fill(&mut id).map_err(|_| Error::Entropy)?;
-        let mut keyring = Keyring {
-            id,
-            root_version: 1,
-            epoch: 1,
-            next_kid: 1,
-            keys: Vec::new(),
-            active: HashMap::new(),
-            mac: [0; 32],
-        };
-        self.save(&mut keyring)?;
-        Ok(keyring)
+        self.create_as(id, 1)
     }
 
-    /// Reads and authenticates the file.
+    /// Makes an empty keyring with this id, under this version of the root.
+    ///
+    /// # Errors
+    /// As [`Store::create`].
+    pub(crate) fn create_as(&self, id: [u8; 16], root_version: u32) -> Result<Keyring, Error> {
+        let _lock = self.storage.lock()?;
+        let mut keyring =
+            Keyring { id, root_version, epoch: 1, next_kid: 1, keys: Vec::new(), active: HashMap::new(), mac: [0; 32] };
+        let bytes = encode(&mut keyring, &self.root).ok_or(Error::Entropy)?;
+        match self.storage.replace(None, &bytes)? {
+            Replaced::Yes => Ok(keyring),
+            Replaced::ChangedMeanwhile => Err(Error::KeyringExists { path: self.path().to_owned() }),
+        }
+    }
+
+    /// Reads and authenticates the keyring.
     ///
     /// # Errors
     /// It cannot be read, is open to others, was altered, or is of another root.
     pub fn load(&self) -> Result<Keyring, Error> {
-        decode(&read_private(&self.path)?, &self.root)
-            .map_err(|fault| Error::Keyring { path: self.path.clone(), fault })
+        self.open(&self.read()?)
     }
 
-    /// Changes the file under its lock: reads it, lets `change` work on it, raises the epoch and replaces it. A `change` that answers
-    /// `None` leaves the file alone.
+    /// Changes the keyring: reads it, lets `change` work on it, raises the epoch and replaces it. A `change` that answers `None` leaves it alone. Where others
+    /// change it meanwhile, `change` works again on what they left.
     ///
     /// # Errors
-    /// As [`Store::load`]; the file cannot be locked or replaced; or `change` refused.
+    /// As [`Store::load`]; the keyring cannot be locked or replaced; or `change` refused.
     pub fn update<T>(
         &self,
-        change: impl FnOnce(&mut Keyring) -> Result<Option<T>, RotateError>,
+        mut change: impl FnMut(&mut Keyring) -> Result<Option<T>, RotateError>,
     ) -> Result<(Keyring, Option<T>), Error> {
-        let _lock = self.lock()?;
-        let mut keyring = self.load()?;
-        let done = change(&mut keyring).map_err(Error::Rotate)?;
-        if done.is_some() {
+        let _lock = self.storage.lock()?;
+        for _ in 0..TRIES {
+            let previous = self.read()?;
+            let mut keyring = self.open(&previous)?;
+            let done = change(&mut keyring).map_err(Error::Rotate)?;
+            if done.is_none() {
+                return Ok((keyring, done));
+            }
             keyring.epoch += 1;
             keyring.index();
-            self.save(&mut keyring)?;
-        }
-        Ok((keyring, done))
-    }
-
-    fn save(&self, keyring: &mut Keyring) -> Result<(), Error> {
-        let bytes = encode(keyring, &self.root).ok_or(Error::Entropy)?;
-        replace(&self.path, &bytes)
-    }
-
-    fn lock(&self) -> Result<File, Error> {
-        let mut name = self.path.clone().into_os_string();
-        name.push(".lock");
-        let path = PathBuf::from(name);
-        let io = |source| Error::Write { path: path.clone(), source };
-        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(io)?;
-        let until = Instant::now() + LOCK_PATIENCE;
-        loop {
-            match file.try_lock() {
-                Ok(()) => return Ok(file),
-                Err(TryLockError::WouldBlock) if Instant::now() < until => {
-                    std::thread::sleep(Duration::from_millis(10));
-                }
-                Err(TryLockError::WouldBlock) => return Err(Error::Locked { path }),
-                Err(TryLockError::Error(source)) => return Err(io(source)),
+            let bytes = encode(&mut keyring, &self.root).ok_or(Error::Entropy)?;
+            if self.storage.replace(Some(&previous), &bytes)? == Replaced::Yes {
+                return Ok((keyring, done));
             }
         }
+        Err(self.storage.busy())
     }
-}
 
-/// Replaces a file in one step; the new one is readable by its owner alone.
-pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let io = |source| Error::Write { path: path.to_owned(), source };
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // A named temporary file is made with mode 0600.
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(io)?;
-    file.write_all(bytes).map_err(io)?;
-    file.as_file().sync_all().map_err(io)?;
-    file.persist(path).map_err(|e| io(e.error))?;
-    File::open(folder).and_then(|f| f.sync_all()).map_err(io)
-}
+    fn read(&self) -> Result<Vec<u8>, Error> {
+        self.storage.read()?.ok_or_else(|| Error::NoKeyring { path: self.path().to_owned() })
+    }
 
-/// Makes a file that must not exist yet, readable by its owner alone, and syncs it.
-#[cfg(feature = "development")]
-pub(crate) fn create_private(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let io = |source| Error::Write { path: path.to_owned(), source };
-    let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path).map_err(io)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io)
-}
-
-/// Reads a file that only its owner may read; looks at the file that was opened, not at its name.
-pub(crate) fn read_private(path: &Path) -> Result<Vec<u8>, Error> {
-    let io = |source| Error::Read { path: path.to_owned(), source };
-    let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(io)?;
-    let meta = file.metadata().map_err(io)?;
-    let user = rustix::process::geteuid().as_raw();
-    if !meta.is_file() || meta.len() > MAX_FILE {
-        return Err(Error::NotAFile { path: path.to_owned() });
+    fn open(&self, bytes: &[u8]) -> Result<Keyring, Error> {
+        let refuse = |fault: KeyringFault| Error::Keyring { path: self.path().to_owned(), fault };
+        decode(bytes, &self.root).map_err(refuse)
     }
-    if meta.mode() & 0o077 != 0 {
-        return Err(Error::OpenToOthers { path: path.to_owned(), mode: meta.mode() & 0o777 });
-    }
-    if meta.uid() != user && meta.uid() != 0 {
-        return Err(Error::NotOwned { path: path.to_owned(), owner: meta.uid() });
-    }
-    let mut bytes = Vec::with_capacity(meta.len() as usize + 1);
-    file.take(MAX_FILE).read_to_end(&mut bytes).map_err(io)?;
-    Ok(bytes)
 }

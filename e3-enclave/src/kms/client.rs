@@ -13,7 +13,9 @@ use aws_sdk_kms::primitives::Blob;
 use aws_sdk_kms::types::{KeyEncryptionMechanism, RecipientInfo};
 use aws_smithy_async::rt::sleep::TokioSleep;
 use aws_smithy_runtime_api::client::http::{SharedHttpConnector, http_client_fn};
+use e3_attest::{Binding, Request, State, Subject};
 use e3_link::Endpoint;
+use e3_link::attested::Attester;
 use zeroize::Zeroizing;
 
 use super::connector::{Connector, ExchangeError};
@@ -24,19 +26,6 @@ use crate::keyring::{RootKey, SecretKey};
 
 /// Tries of one request, the first included; waits between them grow, with jitter.
 const TRIES: u32 = 4;
-
-/// What an attestation document for KMS has to say: only the key, for KMS reads nothing else.
-#[derive(Debug, Clone, Copy)]
-pub struct DocumentRequest<'a> {
-    /// The recipient key as SubjectPublicKeyInfo in DER.
-    pub public_key: &'a [u8],
-}
-
-/// Makes attestation documents: the security module of the enclave.
-pub trait Attester: Send + Sync {
-    /// A fresh document; `None` if the module refuses.
-    fn document(&self, request: DocumentRequest<'_>) -> Option<Vec<u8>>;
-}
 
 /// What a root key is for: the KMS encryption context, to which it is bound. The key's policy can demand each.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -204,8 +193,13 @@ impl Kms {
 
     /// A fresh document for each request: KMS refuses old ones.
     fn recipient(&self) -> Result<RecipientInfo, KmsError> {
-        let request = DocumentRequest { public_key: self.recipient.public() };
-        let document = self.attester.document(request).ok_or(KmsError::Document)?;
+        let spki = self.recipient.public();
+        // The purpose says that this document proves nothing on a link; KMS itself looks at the public key alone.
+        let request = Binding::new(&Subject::Kms { spki }, State::default())
+            .ok()
+            .and_then(|binding| Request::bound(&binding).with_public_key(spki.to_vec()).ok())
+            .ok_or(KmsError::Document)?;
+        let document = self.attester.document(&request).ok_or(KmsError::Document)?;
         Ok(RecipientInfo::builder()
             .key_encryption_algorithm(KeyEncryptionMechanism::RsaesOaepSha256)
             .attestation_document(Blob::new(document))

@@ -91,7 +91,7 @@ impl Connector {
 }
 
 /// One request and its whole answer on a fresh connection.
-pub(super) async fn send<S, B>(
+pub(crate) async fn send<S, B>(
     stream: S,
     request: http::Request<B>,
 ) -> Result<http::Response<bytes::Bytes>, ExchangeError>

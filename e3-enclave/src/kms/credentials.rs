@@ -16,7 +16,7 @@ use serde::Deserialize;
 use super::connector::send;
 
 /// Where the host answers `GET /latest/meta-data/iam/security-credentials`.
-const PATH: &str = "/latest/meta-data/iam/security-credentials";
+pub(crate) const PATH: &str = "/latest/meta-data/iam/security-credentials";
 
 /// Credentials from the host, asked for again when they expire.
 #[derive(Clone)]

@@ -15,7 +15,7 @@ pub mod credentials;
 pub mod recipient;
 pub mod target;
 
-pub use client::{Attester, DocumentRequest, Kms, KmsError, RootContext};
+pub use client::{Kms, KmsError, RootContext};
 pub use credentials::HostCredentials;
 pub use recipient::RecipientKey;
 pub use target::{KeyArn, KmsTarget};

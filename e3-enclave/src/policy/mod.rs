@@ -26,8 +26,6 @@ pub enum Verb {
     Open,
     /// Learn what a token is.
     Inspect,
-    /// Have a token replaced by one under the newest key.
-    Rewrap,
 }
 
 /// A question to the policy.
@@ -67,7 +65,7 @@ impl Allowed {
         match self.verb {
             Verb::Seal => Some(Sealing::Random),
             Verb::SealDeterministic => Some(Sealing::Deterministic),
-            Verb::Keep | Verb::Open | Verb::Inspect | Verb::Rewrap => None,
+            Verb::Keep | Verb::Open | Verb::Inspect => None,
         }
     }
 

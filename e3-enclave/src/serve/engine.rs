@@ -1,6 +1,5 @@
 //! What a request asks, done: policy, keys, tokens, answer.
 
-use crate::admin::AdminPermit;
 use crate::audit::{Audit, Finished, Stated, Withheld};
 use crate::config::Limits;
 use crate::envelope::{Authentic, SealError, SealTime, Sealer};
@@ -48,12 +47,23 @@ pub(super) struct Counters {
     sealed: AtomicU64,
     kept: AtomicU64,
     opened: AtomicU64,
-    rewrapped: AtomicU64,
     inspected: AtomicU64,
     refused: AtomicU64,
 }
 
 impl Counters {
+    pub(super) fn list(&self) -> Vec<(String, u64)> {
+        let counters = [
+            ("requests", &self.requests),
+            ("sealed", &self.sealed),
+            ("kept", &self.kept),
+            ("opened", &self.opened),
+            ("inspected", &self.inspected),
+            ("refused", &self.refused),
+        ];
+        counters.map(|(name, counter)| (name.to_owned(), counter.load(Ordering::Relaxed))).into()
+    }
+
     pub(super) fn log(&self) {
         let get = |c: &AtomicU64| c.load(Ordering::Relaxed);
         tracing::info!(
@@ -61,7 +71,6 @@ impl Counters {
             sealed = get(&self.sealed),
             kept = get(&self.kept),
             opened = get(&self.opened),
-            rewrapped = get(&self.rewrapped),
             inspected = get(&self.inspected),
             refused = get(&self.refused),
             "served"
@@ -135,18 +144,6 @@ impl Engine {
         deadline: Instant,
         may_block: bool,
     ) -> Outcome {
-        self.process_with(None, session, request, deadline, may_block)
-    }
-
-    /// The same with an administrator's permit, which is for rewrapping.
-    pub(super) fn process_with(
-        &self,
-        permit: Option<&AdminPermit>,
-        session: &Session,
-        request: &Request<'_>,
-        deadline: Instant,
-        may_block: bool,
-    ) -> Outcome {
         if Instant::now() >= deadline {
             return Outcome::Refused(RequestRefusal::Deadline);
         }
@@ -169,7 +166,7 @@ impl Engine {
             keyring = self.live.current();
         }
         let Some(time) = SealTime::now() else { return Outcome::Refused(RequestRefusal::NotReady) };
-        let work = Work { engine: self, keyring: &keyring, request, session, permit };
+        let work = Work { engine: self, keyring: &keyring, request, session };
         work.run(time, deadline)
     }
 }
@@ -180,7 +177,6 @@ struct Work<'a> {
     keyring: &'a Keyring,
     request: &'a Request<'a>,
     session: &'a Session,
-    permit: Option<&'a AdminPermit>,
 }
 
 /// The request cannot be served at all.
@@ -210,7 +206,6 @@ impl Work<'_> {
                 value.len() + value.len() / 3 + 160
             }
             Item::Open { token, .. } | Item::Inspect { token } => token.len() / 4 * 3 + 64,
-            Item::Rewrap { token } => token.len() + 16,
         };
         self.request.items.iter().map(one).sum()
     }
@@ -263,30 +258,6 @@ impl Work<'_> {
                     },
                 }
                 Ok(())
-            }
-            Item::Rewrap { token } => self.rewrap(token, sealer, answer),
-        }
-    }
-
-    fn rewrap(&self, token: &[u8], sealer: &mut Sealer<'_>, answer: &mut Withheld) -> Result<(), NotReady> {
-        // Whoever has no permit does not even learn whether the token is genuine.
-        let Some(permit) = self.permit else {
-            self.deny(Verb::Rewrap, None, Refusal::NotPermitted, answer);
-            return Ok(());
-        };
-        let Ok(genuine) = Authentic::read(self.keyring, self.request.app, token) else {
-            self.deny(Verb::Rewrap, None, Refusal::NotAuthentic, answer);
-            return Ok(());
-        };
-        let of = (genuine.role(), genuine.kid());
-        match answer.rewrapped(of, |out| sealer.rewrap(permit, &genuine, out)) {
-            Ok(()) => {
-                count(&self.engine.counters.rewrapped);
-                Ok(())
-            }
-            Err(error) => {
-                tracing::error!(app = %self.request.app, %error, "nothing can be rewrapped");
-                Err(NotReady)
             }
         }
     }

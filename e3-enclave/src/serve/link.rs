@@ -2,6 +2,7 @@
 
 use super::engine::Engine;
 use crate::error::Error;
+use crate::keyring::Keyring;
 use crate::session::{AttestedImage, Challenge, Session, Unproven};
 use e3_attest::{EXPORTER_LABEL, KeyringState, State, Verifier};
 use e3_link::Stream;
@@ -29,7 +30,7 @@ pub enum Link {
 /// The engine's side of attested TLS, and how callers that are enclaves are verified.
 #[derive(Debug)]
 pub struct Attested {
-    tls: EngineTls,
+    tls: Arc<EngineTls>,
     callers: Verifier,
 }
 
@@ -60,7 +61,13 @@ impl Link {
         state: State,
     ) -> Result<Self, Error> {
         let tls = EngineTls::new(module, relays, state).map_err(Error::Link)?;
-        Ok(Self::Attested(Arc::new(Attested { tls, callers })))
+        Ok(Self::over(Arc::new(tls), callers))
+    }
+
+    /// The link over this side of TLS.
+    #[must_use]
+    pub fn over(tls: Arc<EngineTls>, callers: Verifier) -> Self {
+        Self::Attested(Arc::new(Attested { tls, callers }))
     }
 
     /// The connection as this link wants it, and who is at its other end; `None` for whoever may not come in.
@@ -112,6 +119,11 @@ impl Link {
 
 /// What the engine states about itself in its documents.
 pub(super) fn state(engine: &Engine) -> State {
-    let keyring = engine.keyring();
+    stated(&engine.keyring())
+}
+
+/// What an engine with this keyring states about itself.
+#[must_use]
+pub fn stated(keyring: &Keyring) -> State {
     State { keyring: Some(KeyringState { epoch: keyring.epoch(), id: *keyring.id_bytes() }), ..State::default() }
 }

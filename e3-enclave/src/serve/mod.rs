@@ -11,13 +11,17 @@ mod outbox;
 mod signals;
 
 use crate::audit::Audit;
-use crate::config::Config;
+use crate::config::Limits;
 use crate::error::Error;
 use crate::keyring::Live;
-use e3_link::Listener;
+use crate::parent::Health;
+use crate::parent::protocol::{State as Doing, Status};
+use crate::policy::Policy;
+use e3_link::{Endpoint, Listener};
 use engine::Engine;
 use link::Link;
 use signals::Signals;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
@@ -26,13 +30,34 @@ use tokio::task::JoinSet;
 /// How often the keyring file is looked at.
 const KEYRING_LOOK: Duration = Duration::from_millis(500);
 
+/// How often the host hears how the engine is.
+const STATUS: Duration = Duration::from_secs(1);
+
+/// What is served, and to whom it may grow.
+pub struct Settings {
+    /// Where to listen.
+    pub listen: Vec<Endpoint>,
+    /// Permission bits of Unix sockets.
+    pub socket_mode: u32,
+    /// Who may do what.
+    pub policy: Policy,
+    /// Whether an app gets its keys at its first use.
+    pub create_apps: bool,
+    /// Bounds.
+    pub limits: Limits,
+    /// Worker threads; the number of cores when absent.
+    pub threads: Option<NonZeroUsize>,
+    /// The host's health service.
+    pub health: Option<Health>,
+}
+
 /// Serves relays until SIGTERM or SIGINT, then finishes what is in flight.
 ///
 /// # Errors
 /// The engine cannot start.
-pub fn run(config: Config, live: Live, link: Link) -> Result<(), Error> {
+pub fn run(settings: Settings, live: Live, audit: Audit, link: Link) -> Result<(), Error> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = config.threads.map_or(cores, usize::from);
+    let threads = settings.threads.map_or(cores, usize::from);
     // One thread needs no scheduler between threads, which costs a tenth of a small request.
     let mut builder = match threads {
         1 => tokio::runtime::Builder::new_current_thread(),
@@ -46,22 +71,21 @@ pub fn run(config: Config, live: Live, link: Link) -> Result<(), Error> {
         .enable_all()
         .build()
         .map_err(Error::Runtime)?;
-    let audit = Audit::start(config.audit.clone(), config.development)?;
-    let served = runtime.block_on(serve(config, live, audit, link));
+    let served = runtime.block_on(serve(settings, live, audit, link));
     // A job that is stuck must not keep the process from ending.
     runtime.shutdown_timeout(Duration::from_millis(100));
     served
 }
 
-async fn serve(config: Config, live: Live, audit: Audit, link: Link) -> Result<(), Error> {
+async fn serve(settings: Settings, live: Live, audit: Audit, link: Link) -> Result<(), Error> {
     let mut signals = Signals::new().map_err(Error::Runtime)?;
     let mut listeners = Vec::new();
-    for endpoint in &config.listen {
-        let bound = endpoint.listen(config.socket_mode).await;
+    for endpoint in &settings.listen {
+        let bound = endpoint.listen(settings.socket_mode).await;
         listeners.push(bound.map_err(|source| Error::Listen { endpoint: endpoint.clone(), source })?);
     }
-    let (limits, epoch) = (config.limits, live.current().epoch());
-    let engine = Arc::new(Engine::new(config.policy, live, audit, config.create_apps, limits));
+    let (limits, epoch) = (settings.limits, live.current().epoch());
+    let engine = Arc::new(Engine::new(settings.policy, live, audit, settings.create_apps, limits));
     let (drain, draining) = watch::channel(false);
     let room = Arc::new(Semaphore::new(limits.connections));
     let mut accepting = JoinSet::new();
@@ -74,16 +98,21 @@ async fn serve(config: Config, live: Live, audit: Audit, link: Link) -> Result<(
         }
         Link::Attested(_) => tracing::info!("attested link: relays are known by their keys"),
     }
-    let names: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
+    let names: Vec<String> = settings.listen.iter().map(ToString::to_string).collect();
     tracing::info!(endpoints = names.join(" "), keyring_epoch = epoch, "ready");
     signals::notify("READY=1");
     let watching = tokio::spawn(follow_keyring(Arc::clone(&engine)));
     let proving = tokio::spawn(link.clone().keep_fresh(Arc::clone(&engine)));
+    let telling = settings.health.clone().map(|health| tokio::spawn(tell(health, Arc::clone(&engine))));
     while signals.next().await == signals::Signal::Reload {
         reload(&engine, true).await;
     }
     watching.abort();
     proving.abort();
+    if let (Some(health), Some(telling)) = (&settings.health, &telling) {
+        telling.abort();
+        health.report(status(Doing::Stopping, &engine));
+    }
     tracing::info!("draining");
     signals::notify("STOPPING=1");
     // Receivers outlive the engine's loops, so this cannot be lost.
@@ -146,6 +175,24 @@ async fn follow_keyring(engine: Arc<Engine>) {
         ticks.tick().await;
         reload(&engine, false).await;
     }
+}
+
+/// Tells the host how the engine is, whenever that has changed.
+async fn tell(health: Health, engine: Arc<Engine>) {
+    let mut ticks = tokio::time::interval(STATUS);
+    let mut told = None;
+    loop {
+        ticks.tick().await;
+        let now = status(Doing::Ready, &engine);
+        if told.as_ref() != Some(&now) {
+            health.report(now.clone());
+            told = Some(now);
+        }
+    }
+}
+
+fn status(state: Doing, engine: &Engine) -> Status {
+    Status { state, epoch: engine.keyring().epoch(), cause: String::new(), counters: engine.counters().list() }
 }
 
 async fn reload(engine: &Arc<Engine>, force: bool) {

@@ -173,3 +173,63 @@ fn the_schema_in_the_repository_is_the_programs() {
     fs::write(setup.path("e3.yaml"), here).unwrap();
     assert!(setup.done(&["check"]).contains("good"));
 }
+
+#[test]
+fn the_hosts_schema_and_the_examples_in_the_repository_are_good() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/");
+    let e3 = |args: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_e3")).args(args).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(e3(&["host", "schema"]), fs::read_to_string(format!("{root}schema/e3-host.json")).unwrap());
+    let example = format!("{root}e3-host.yaml");
+    assert!(fs::read_to_string(&example).unwrap().starts_with("# yaml-language-server: $schema=schema/e3-host.json\n"));
+    assert!(e3(&["host", "check", "--config", &example]).contains("bytes to kms.eu-central-1.amazonaws.com:443"));
+    assert!(e3(&["inputs", "check", &format!("{root}examples/inputs.json")]).contains("1 relay keys, 1 admin keys"));
+}
+
+#[test]
+fn bad_inputs_and_bad_host_settings_are_refused_with_place_and_cause() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/");
+    let file = folder.path().join("file");
+    let refused = |args: &[&str], text: &str| {
+        fs::write(&file, text).unwrap();
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_e3"));
+        let output = command.args(args).arg(&file).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("hint:"), "{said}");
+        said
+    };
+    let inputs = fs::read_to_string(format!("{root}examples/inputs.json")).unwrap();
+    for (from, to, cause) in [
+        ("\"environment\"", "\"enviroment\"", "unknown field"),
+        ("production", "Production", "an environment is"),
+        ("arn:aws:kms:eu-central-1:111122223333:key/", "arn:aws:kms:eu-central-1:111122223333:alias/", "key"),
+        ("\"9f86d081", "\"9f86d08", "64 lower-case"),
+        ("\"9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08\"", "", "one relay key"),
+        ("\"shop\": {", "\"shop\": {}, \"shop\": {", "stands twice"),
+        ("\"roles\"", "\"rolls\"", "unknown field"),
+    ] {
+        let changed = inputs.replacen(from, to, 1);
+        assert_ne!(changed, inputs, "{from}");
+        let said = refused(&["inputs", "check"], &changed);
+        assert!(said.contains(cause), "{from} → {to}: {said}");
+    }
+    let host = fs::read_to_string(format!("{root}e3-host.yaml")).unwrap();
+    for (from, to, cause) in [
+        ("vsock://any:9102", "vsock://any:9103", "same endpoint"),
+        ("127.0.0.1:9190", "0.0.0.0:9190", "loopback"),
+        ("amazonaws.com:443", "amazonaws.com", "host:port"),
+        ("kms.eu-central-1", "*", "host:port"),
+        ("cid: 16", "cid: 3", "reserved"),
+        ("versions: 16", "versions: 16, version: 1", "unknown"),
+    ] {
+        let changed = host.replacen(from, to, 1);
+        assert_ne!(changed, host, "{from}");
+        let said = refused(&["host", "check", "--config"], &changed);
+        assert!(said.contains(cause), "{from} → {to}: {said}");
+    }
+}

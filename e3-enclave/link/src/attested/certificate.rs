@@ -4,8 +4,13 @@ use rcgen::{CertificateParams, CustomExtension, DistinguishedName, KeyPair};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::Locked;
+
 /// Object identifier of the extension that holds the document, not critical: 1.3.6.1.3.58021.1, in the arc for experiments.
 const DOCUMENT: &[u64] = &[1, 3, 6, 1, 3, 58021, 1];
+
+/// Object identifier of the extension with which a locked engine says why, one byte ([`Locked`]), not critical: 1.3.6.1.3.58021.2.
+const LOCKED: &[u64] = &[1, 3, 6, 1, 3, 58021, 2];
 
 /// Longest certificate that is looked at: a document of 16 KiB and little beside it.
 const MAX: usize = 20 * 1024;
@@ -74,10 +79,24 @@ impl LinkKey {
 
     /// A certificate of this key, with a document or without.
     pub(super) fn certificate(&self, document: Option<&[u8]>) -> Result<CertificateDer<'static>, CertificateFault> {
+        self.extended(
+            document
+                .map(|document| CustomExtension::from_oid_content(DOCUMENT, document.to_vec()))
+                .into_iter()
+                .collect(),
+        )
+    }
+
+    /// The certificate of an engine that has no keyring in force.
+    pub(super) fn locked(&self, document: &[u8], cause: Locked) -> Result<CertificateDer<'static>, CertificateFault> {
+        let extension = |oid, content: &[u8]| CustomExtension::from_oid_content(oid, content.to_vec());
+        self.extended(vec![extension(DOCUMENT, document), extension(LOCKED, &[cause as u8])])
+    }
+
+    fn extended(&self, extensions: Vec<CustomExtension>) -> Result<CertificateDer<'static>, CertificateFault> {
         let mut params = CertificateParams::new(vec!["e3.invalid".to_owned()]).map_err(|_| CertificateFault::Make)?;
         params.distinguished_name = DistinguishedName::new();
-        let extension = document.map(|document| CustomExtension::from_oid_content(DOCUMENT, document.to_vec()));
-        params.custom_extensions = extension.into_iter().collect();
+        params.custom_extensions = extensions;
         let certificate = params.self_signed(&self.pair).map_err(|_| CertificateFault::Make)?;
         Ok(certificate.der().clone())
     }
@@ -97,6 +116,18 @@ pub fn document_of(certificate: &[u8]) -> Result<(&[u8], &[u8]), CertificateFaul
     let oid = x509_parser::der_parser::Oid::from(DOCUMENT).map_err(|_| CertificateFault::Read)?;
     let extension = certificate.tbs_certificate.get_extension_unique(&oid).map_err(|_| CertificateFault::NoDocument)?;
     Ok((certificate.tbs_certificate.subject_pki.raw, extension.ok_or(CertificateFault::NoDocument)?.value))
+}
+
+/// Why the engine with this certificate is locked, if it says so.
+#[must_use]
+pub fn locked_of(certificate: &[u8]) -> Option<Locked> {
+    let certificate = read(certificate).ok()?;
+    let oid = x509_parser::der_parser::Oid::from(LOCKED).ok()?;
+    let extension = certificate.tbs_certificate.get_extension_unique(&oid).ok()??;
+    match extension.value {
+        [number] => Locked::of(*number),
+        _ => None,
+    }
 }
 
 fn read(certificate: &[u8]) -> Result<X509Certificate<'_>, CertificateFault> {
@@ -124,6 +155,10 @@ mod tests {
         let again = LinkKey::from_pem(&key.to_pem()).unwrap();
         assert_eq!(again.hash(), key.hash());
         assert_eq!(LinkKey::from_pem("nonsense").err(), Some(CertificateFault::Key));
+        assert_eq!(locked_of(&certificate), None);
+        let locked = key.locked(b"document", Locked::Denied).unwrap();
+        assert_eq!(document_of(&locked).unwrap(), (&key.spki()[..], &b"document"[..]));
+        assert_eq!(locked_of(&locked), Some(Locked::Denied));
         let longer = [&certificate[..], b"x"].concat();
         assert_eq!(document_of(&longer).unwrap_err(), CertificateFault::Read);
     }

@@ -19,7 +19,7 @@ use tokio_rustls::rustls::{
 };
 
 use super::certificate::{CertificateFault, LinkKey, spki_of};
-use super::{ALPN, Attester, key_hash, provider};
+use super::{ALPN, Attester, Locked, key_hash, provider};
 use crate::stream::Stream;
 
 /// Age at which a certificate is renewed: well before a relay refuses its document ([`e3_attest::MAX_AGE`]).
@@ -104,6 +104,19 @@ impl EngineTls {
     /// The certificate in force stays.
     pub fn renew(&self, state: State) -> Result<(), EngineTlsError> {
         let certified = certified(&self.key, &self.signer, &*self.attester, state)?;
+        *self.current.0.write().unwrap_or_else(PoisonError::into_inner) = certified;
+        Ok(())
+    }
+
+    /// From now on the certificate says that there is no keyring in force, and why; a relay refuses it with that cause.
+    ///
+    /// # Errors
+    /// The certificate in force stays.
+    pub fn lock(&self, cause: Locked) -> Result<(), EngineTlsError> {
+        let document =
+            self.attester.document(&request(&self.key, State::default())?).ok_or(EngineTlsError::Document)?;
+        let certificate = self.key.locked(&document, cause)?;
+        let certified = Arc::new(CertifiedKey::new(vec![certificate], Arc::clone(&self.signer)));
         *self.current.0.write().unwrap_or_else(PoisonError::into_inner) = certified;
         Ok(())
     }

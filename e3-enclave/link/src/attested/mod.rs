@@ -1,19 +1,22 @@
 //! TLS on the engine link: TLS 1.3 alone, both sides known by their keys (SPEC.md, "Attested link").
 //!
 //! [`certificate`]: the two kinds of self-signed certificates; [`engine`]: the engine's side, whose certificate carries its attestation document;
-//! [`relay`]: the relay's side, which believes nothing but that document; [`memory`]: what a relay has seen, so that nobody can go back behind it;
-//! `caller`: how a caller that is itself an enclave proves that, too.
+//! [`relay`]: the relay's side, which believes nothing but that document; [`memory`]: what a relay has seen, so that nobody can go back behind it; [`locked`]: why an
+//! engine serves nobody yet; `caller`: how a caller that is itself an enclave proves that, too.
 //!
 //! There is no session resumption, since it would skip the document; a session lives at most [`SESSION_MAX`], so that an engine is checked again.
 
 pub(crate) mod caller;
 pub mod certificate;
 pub mod engine;
+pub mod locked;
 pub mod memory;
 pub mod relay;
 
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use locked::Locked;
 
 use sha2::{Digest, Sha256};
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};

@@ -16,9 +16,9 @@ use tokio_rustls::rustls::{
     version,
 };
 
-use super::certificate::{CertificateFault, LinkKey, document_of};
+use super::certificate::{CertificateFault, LinkKey, document_of, locked_of};
 use super::memory::{Memory, Rollback};
-use super::{ALPN, Attester, provider};
+use super::{ALPN, Attester, Locked, provider};
 use crate::stream::Stream;
 
 /// Why an engine is not talked to. One line that says which check failed, what was expected and found.
@@ -33,6 +33,9 @@ pub enum Refusal {
     /// Its keyring or policy.
     #[error(transparent)]
     State(#[from] Rollback),
+    /// It runs, and has no keyring in force.
+    #[error(transparent)]
+    Locked(#[from] Locked),
     /// The engine refused the session: this relay's key is not among its pinned ones.
     #[error("the engine refuses this relay's key: its hash must be among the image's relay keys")]
     Unpinned,
@@ -237,6 +240,11 @@ impl Engine {
         let (spki, document) = document_of(certificate)?;
         let authentic = self.verifier.authenticate(document, ExpectedNonce::Absent, now)?;
         let bound = authentic.accept(&self.accepted)?.bound_to(&Subject::Link { spki })?;
+        if bound.binding().state().keyring.is_none()
+            && let Some(cause) = locked_of(certificate)
+        {
+            return Err(cause.into());
+        }
         self.memory.admit(bound.binding().state())?;
         *self.bound.lock().unwrap_or_else(PoisonError::into_inner) = Some(bound);
         Ok(())

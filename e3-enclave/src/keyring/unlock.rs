@@ -1,0 +1,287 @@
+//! From wrapped blobs in the host's store to a keyring in force (SPEC.md, "Unlocking").
+//!
+//! [`open`] is every start: the root record and the keyring come from the host, KMS opens the root for this image, the root opens the keyring. [`init`] is once:
+//! it makes both *inside* the engine, so that no host ever knew the root.
+
+use super::file::{KeyringFault, id_of};
+use super::{Live, RootKey, Store, hex};
+use crate::error::Error;
+use crate::kms::client::{Kms, WrappedRoot};
+use crate::kms::connector::ExchangeError;
+use crate::kms::{KmsError, RootContext};
+use crate::parent::protocol::Blob;
+use crate::parent::store::Put;
+use crate::parent::{BlobStore, Blocking, HostFault, HostKeyring};
+use e3_link::attested::Locked;
+use std::sync::Arc;
+
+const MAGIC: &[u8; 4] = b"e3rt";
+const VERSION: u8 = 1;
+const HEAD: usize = 4 + 1 + 16 + 4;
+
+/// Makes and opens root keys. The one of production is [`KmsRoot`].
+pub trait RootSource: Send + Sync {
+    /// Makes a new root key for this context.
+    ///
+    /// # Errors
+    /// See [`KmsError`].
+    fn generate(&self, context: &RootContext) -> Result<(WrappedRoot, RootKey), KmsError>;
+
+    /// Opens one that was made for this context.
+    ///
+    /// # Errors
+    /// See [`KmsError`].
+    fn unwrap(&self, wrapped: &WrappedRoot, context: &RootContext) -> Result<RootKey, KmsError>;
+}
+
+/// Root keys from KMS, for threads that may block.
+pub struct KmsRoot {
+    kms: Kms,
+    runtime: Blocking,
+}
+
+impl KmsRoot {
+    /// Root keys from this client.
+    ///
+    /// # Errors
+    /// The system refuses a runtime.
+    pub fn new(kms: Kms) -> Result<Self, Error> {
+        Ok(Self { kms, runtime: Blocking::new().map_err(Error::Runtime)? })
+    }
+}
+
+impl RootSource for KmsRoot {
+    fn generate(&self, context: &RootContext) -> Result<(WrappedRoot, RootKey), KmsError> {
+        self.runtime.wait(self.kms.generate_root(context)).unwrap_or(Err(KmsError::Setup))
+    }
+
+    fn unwrap(&self, wrapped: &WrappedRoot, context: &RootContext) -> Result<RootKey, KmsError> {
+        self.runtime.wait(self.kms.unwrap_root(wrapped, context)).unwrap_or(Err(KmsError::Setup))
+    }
+}
+
+/// What the image's measured inputs say about its keyring.
+#[derive(Debug, Clone)]
+pub struct Expected {
+    /// Name of the environment: part of the root's KMS encryption context.
+    pub environment: Box<str>,
+    /// The keyring's public id, where the image is for one keyring alone.
+    pub keyring: Option<[u8; 16]>,
+}
+
+/// Why there is no keyring in force. Each is one line; [`UnlockError::exit_code`] tells the kinds apart.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UnlockError {
+    /// KMS gives no root key.
+    #[error(transparent)]
+    Kms(#[from] KmsError),
+    /// The host's store does not answer.
+    #[error("the wrapped keys cannot be had from the host: {0}; is `e3 host run` up?")]
+    Host(#[from] HostFault),
+    /// There is nothing yet.
+    #[error(
+        "the host's store holds no keyring; `e3 keys init` makes one, once, or restore the store's folder from its copy"
+    )]
+    Uninitialised,
+    /// The keyring is there, its root is not.
+    #[error("the host's store holds a keyring without its root record; restore the store's folder from its copy")]
+    NoRoot,
+    /// The root is there, its keyring is not.
+    #[error(
+        "the host's store holds a root record without its keyring; restore the store's folder from its copy (or repeat `e3 keys init` if it broke off)"
+    )]
+    NoKeyring,
+    /// The root record is none.
+    #[error("the root record of the host's store is truncated or malformed; restore the store's folder from its copy")]
+    BadRoot,
+    /// The blobs do not belong together.
+    #[error("the host's store mixes two keyrings: the root record is of {root}, the keyring file of {keyring}")]
+    Mixed {
+        /// Id in the root record.
+        root: String,
+        /// Id in the keyring.
+        keyring: String,
+    },
+    /// The image is for another keyring.
+    #[error("the host's store holds another keyring than the image is for: expected {expected}, found {found}")]
+    OtherKeyring {
+        /// The measured id.
+        expected: String,
+        /// The id in the store.
+        found: String,
+    },
+    /// The keyring is refused.
+    #[error("the keyring of the host's store is refused: {0}")]
+    Keyring(KeyringFault),
+    /// `init` where there is a keyring.
+    #[error("the host's store holds a keyring already; a keyring is never written over")]
+    Exists,
+    /// `init` in an image that is for one keyring alone.
+    #[error(
+        "this image is for keyring {0} alone, so it makes no new one; restore that one, or build an image without `keyring`"
+    )]
+    Pinned(String),
+    /// No random numbers.
+    #[error("the operating system gave no random numbers")]
+    Entropy,
+}
+
+impl UnlockError {
+    /// The exit code of a command that ends with this error: 3 keys refused, 4 the host does not serve, 5 KMS denies access, 6 KMS is not believed, 7 no keyring yet.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Kms(KmsError::AccessDenied { .. }) => 5,
+            Self::Kms(
+                KmsError::OtherKey { .. } | KmsError::Plaintext | KmsError::Incomplete | KmsError::Unopened(_),
+            ) => 6,
+            Self::Kms(KmsError::Unreachable(ExchangeError::Certificate(_))) => 6,
+            Self::Kms(KmsError::Unreachable(_) | KmsError::Credentials) | Self::Host(_) => 4,
+            Self::Kms(_) | Self::Entropy => 1,
+            Self::Uninitialised => 7,
+            Self::NoRoot
+            | Self::NoKeyring
+            | Self::BadRoot
+            | Self::Mixed { .. }
+            | Self::OtherKeyring { .. }
+            | Self::Keyring(_)
+            | Self::Exists
+            | Self::Pinned(_) => 3,
+        }
+    }
+}
+
+impl UnlockError {
+    /// What relays are told of it.
+    #[must_use]
+    pub fn locked(&self) -> Locked {
+        match self {
+            Self::Kms(KmsError::AccessDenied { .. }) => Locked::Denied,
+            Self::Kms(KmsError::Credentials) => Locked::Credentials,
+            Self::Kms(KmsError::Unreachable(ExchangeError::Certificate(_))) => Locked::Unbelieved,
+            Self::Kms(KmsError::Unreachable(_)) => Locked::Unreachable,
+            Self::Kms(
+                KmsError::OtherKey { .. } | KmsError::Plaintext | KmsError::Incomplete | KmsError::Unopened(_),
+            ) => Locked::Unbelieved,
+            Self::Kms(_) | Self::Entropy => Locked::Refused,
+            Self::Host(_) => Locked::Host,
+            Self::Uninitialised => Locked::Uninitialised,
+            Self::OtherKeyring { .. } => Locked::OtherKeyring,
+            Self::NoRoot
+            | Self::NoKeyring
+            | Self::BadRoot
+            | Self::Mixed { .. }
+            | Self::Keyring(_)
+            | Self::Exists
+            | Self::Pinned(_) => Locked::Keyring,
+        }
+    }
+}
+
+/// What the host keeps of a root key: nothing of it is secret, and nothing believed before KMS has opened it for this very context.
+///
+/// ```text
+/// root record = "e3rt" ‖ version u8 = 1 ‖ keyring id 16 ‖ root version u32 ‖ KMS ciphertext
+/// ```
+struct RootRecord {
+    keyring: [u8; 16],
+    version: u32,
+    wrapped: WrappedRoot,
+}
+
+impl RootRecord {
+    fn encode(&self) -> Vec<u8> {
+        [MAGIC.as_slice(), &[VERSION], &self.keyring, &self.version.to_be_bytes(), &self.wrapped.0].concat()
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, UnlockError> {
+        let (head, wrapped) = bytes.split_at_checked(HEAD).ok_or(UnlockError::BadRoot)?;
+        let rest = head.strip_prefix(MAGIC).and_then(|r| r.strip_prefix(&[VERSION])).ok_or(UnlockError::BadRoot)?;
+        let (keyring, rest) = rest.split_first_chunk().ok_or(UnlockError::BadRoot)?;
+        let version = rest.try_into().map(u32::from_be_bytes).map_err(|_| UnlockError::BadRoot)?;
+        if wrapped.is_empty() || version == 0 {
+            return Err(UnlockError::BadRoot);
+        }
+        Ok(Self { keyring: *keyring, version, wrapped: WrappedRoot(wrapped.to_vec()) })
+    }
+
+    fn context(&self, expected: &Expected) -> RootContext {
+        RootContext { environment: expected.environment.clone(), keyring: self.keyring, root_version: self.version }
+    }
+}
+
+/// Opens the keyring in the host's store.
+///
+/// # Errors
+/// There is none, KMS does not open its root for this image, or it is refused: [`Error::Unlock`].
+pub fn open(blobs: &Arc<BlobStore>, roots: &dyn RootSource, expected: &Expected) -> Result<Live, Error> {
+    let record = blobs.get(Blob::Root).map_err(UnlockError::Host)?;
+    let keyring = blobs.get(Blob::Keyring).map_err(UnlockError::Host)?;
+    let (record, keyring) = match (record, keyring) {
+        (Some(record), Some(keyring)) => (RootRecord::decode(&record)?, keyring),
+        (Some(_), None) => return Err(UnlockError::NoKeyring.into()),
+        (None, Some(_)) => return Err(UnlockError::NoRoot.into()),
+        (None, None) => return Err(UnlockError::Uninitialised.into()),
+    };
+    pinned(expected, &record.keyring)?;
+    let id = id_of(&keyring).map_err(UnlockError::Keyring)?;
+    if id != record.keyring {
+        return Err(UnlockError::Mixed { root: hex(&record.keyring), keyring: hex(&id) }.into());
+    }
+    let root = roots.unwrap(&record.wrapped, &record.context(expected)).map_err(UnlockError::Kms)?;
+    enter(blobs, root)
+}
+
+/// Makes a root key and an empty keyring, and opens it. Where an earlier call broke off in between, its root is used.
+///
+/// # Errors
+/// There is a keyring, the image is for another one, or KMS or the host refuse: [`Error::Unlock`].
+pub fn init(blobs: &Arc<BlobStore>, roots: &dyn RootSource, expected: &Expected) -> Result<Live, Error> {
+    if let Some(id) = &expected.keyring {
+        return Err(UnlockError::Pinned(hex(id)).into());
+    }
+    if blobs.look(Blob::Keyring).map_err(UnlockError::Host)?.is_some() {
+        return Err(UnlockError::Exists.into());
+    }
+    let (record, root) = match blobs.get(Blob::Root).map_err(UnlockError::Host)? {
+        Some(record) => {
+            let record = RootRecord::decode(&record)?;
+            let root = roots.unwrap(&record.wrapped, &record.context(expected)).map_err(UnlockError::Kms)?;
+            (record, root)
+        }
+        None => {
+            let mut record = RootRecord { keyring: [0; 16], version: 1, wrapped: WrappedRoot(Vec::new()) };
+            getrandom::fill(&mut record.keyring).map_err(|_| UnlockError::Entropy)?;
+            let (wrapped, root) = roots.generate(&record.context(expected)).map_err(UnlockError::Kms)?;
+            record.wrapped = wrapped;
+            if blobs.put(Blob::Root, None, &record.encode()).map_err(UnlockError::Host)? == Put::Conflict {
+                return Err(UnlockError::Exists.into());
+            }
+            (record, root)
+        }
+    };
+    let store = Store::at(Box::new(HostKeyring::new(Arc::clone(blobs))), root);
+    store.create_as(record.keyring, record.version).map_err(|error| match error {
+        Error::KeyringExists { .. } => UnlockError::Exists.into(),
+        Error::Host { fault, .. } => UnlockError::Host(fault).into(),
+        other => other,
+    })?;
+    Live::open(store)
+}
+
+fn pinned(expected: &Expected, found: &[u8; 16]) -> Result<(), UnlockError> {
+    match &expected.keyring {
+        Some(id) if id != found => Err(UnlockError::OtherKeyring { expected: hex(id), found: hex(found) }),
+        _ => Ok(()),
+    }
+}
+
+fn enter(blobs: &Arc<BlobStore>, root: RootKey) -> Result<Live, Error> {
+    let store = Store::at(Box::new(HostKeyring::new(Arc::clone(blobs))), root);
+    Live::open(store).map_err(|error| match error {
+        Error::Keyring { fault, .. } => UnlockError::Keyring(fault).into(),
+        Error::Host { fault, .. } => UnlockError::Host(fault).into(),
+        other => other,
+    })
+}
