@@ -11,8 +11,9 @@
 //! 7. [`audit`]: what was opened is on the disk before its answer leaves.
 //!
 //! [`inputs`] is what was measured into an image, [`parent`] the engine's side of the host's services, [`host`] the program on the parent instance that serves them.
-//! As an enclave it is the machine's first program: [`enclave`]. [`module`] makes the documents by which the engine proves itself; [`args`], [`config`], [`log`] and [`command`] are the way in, [`error`] the way out. Formats are SPEC.md's.
+//! [`admin`] is what only an administrator may have done. As an enclave it is the machine's first program: [`enclave`]. [`module`] makes the documents by which the engine proves itself; [`args`], [`config`], [`log`] and [`command`] are the way in, [`error`] the way out. Formats are SPEC.md's.
 
+pub mod admin;
 pub mod args;
 pub mod audit;
 pub mod command;

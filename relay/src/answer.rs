@@ -196,6 +196,7 @@ fn refused(reason: Refusal) -> Cause {
             cause(S::UNPROCESSABLE_ENTITY, "engine/value", "A value is too large or not one value of its type.")
         }
         Refusal::RateLimited => cause(S::SERVICE_UNAVAILABLE, "engine/rate", "The engine's rate limit is reached."),
+        Refusal::NotPermitted => cause(S::FORBIDDEN, "engine/not-permitted", "The engine does not permit this."),
     }
 }
 
@@ -207,6 +208,7 @@ fn refused_response(reason: Refusal) -> &'static str {
         Refusal::UnknownRole => "response/unknown-role",
         Refusal::BadValue => "response/value",
         Refusal::RateLimited => "response/rate",
+        Refusal::NotPermitted => "response/not-permitted",
     }
 }
 
@@ -282,6 +284,7 @@ pub fn table() -> Vec<Cause> {
             Refusal::UnknownRole,
             Refusal::BadValue,
             Refusal::RateLimited,
+            Refusal::NotPermitted,
         ] {
             all.push(Failure::Refused { side, reason });
         }

@@ -149,6 +149,7 @@ fn every_refusal_of_a_value_sends_no_plaintext() {
         (Refusal::NotAuthentic, 422, "token/not-authentic"),
         (Refusal::RoleNotAllowed, 403, "token/role"),
         (Refusal::RoleKind, 403, "engine/role-kind"),
+        (Refusal::NotPermitted, 403, "engine/not-permitted"),
         (Refusal::UnknownRole, 403, "engine/unknown-role"),
         (Refusal::BadValue, 422, "engine/value"),
         (Refusal::RateLimited, 503, "engine/rate"),

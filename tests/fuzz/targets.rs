@@ -5,7 +5,8 @@ use std::sync::{LazyLock, OnceLock};
 
 use e3_enclave::envelope::{Authentic, SealTime, Sealer};
 use e3_enclave::keyring::{Keyring, RootKey, Store};
-use e3_enclave::policy::{AppRules, Asked, Policy, Principal, RoleRules, Verb};
+use e3_enclave::policy::{AppRules, Asked, Policy, RoleRules, Verb};
+use e3_enclave::session::Session;
 use e3_wire::{
     Answer, AnswerWriter, App, Context, FRAME_HEADER, FrameHeader, Item, ItemAnswer, MAX_FRAME, Request, RequestWriter,
     Role, TokenText, ValueType, token,
@@ -175,6 +176,7 @@ fn rewritten(request: &Request<'_>) -> Vec<u8> {
             }
             Item::Open { roles, token } => writer.open(&roles.iter().collect::<Vec<_>>(), token),
             Item::Inspect { token } => writer.inspect(token),
+            Item::Rewrap { token } => writer.rewrap(token),
         };
         written.expect("room for what was read");
     }
@@ -242,7 +244,7 @@ pub fn token_open(bytes: &[u8]) {
         let keyring = keyring(app);
         let rules = AppRules::new([(role, RoleRules { deterministic: false })].into(), 0);
         let context = Context::default();
-        let asked = Asked { principal: Principal::PlainLink, app, verb: Verb::Seal, role, context: &context };
+        let asked = Asked { session: &Session::plain(), app, verb: Verb::Seal, role, context: &context };
         let allowed = Policy::new([(app, rules)].into(), false).decide(&asked).expect("allowed");
         let mut genuine = Vec::new();
         let mut sealer = Sealer::new(&keyring, SealTime::now().expect("a clock"));

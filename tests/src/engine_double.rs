@@ -241,7 +241,7 @@ fn results(request: &Request<'_>, now: Behaviour) -> Vec<u8> {
                 Ok((_, Ok(_))) => out.refused(Refusal::RoleNotAllowed),
                 _ => out.refused(Refusal::NotAuthentic),
             },
-            Item::Inspect { .. } => out.refused(Refusal::NotAuthentic),
+            Item::Inspect { .. } | Item::Rewrap { .. } => out.refused(Refusal::NotAuthentic),
         }
     }
     out.finish()

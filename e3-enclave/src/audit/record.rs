@@ -36,6 +36,8 @@ pub(super) struct Decisions(BTreeMap<(Verb, Option<Role>, Option<u8>), Tally>);
 struct Tally {
     count: u32,
     kids: BTreeSet<u32>,
+    /// Keys of the tokens that took these ones' places.
+    into: BTreeSet<u32>,
 }
 
 impl Decisions {
@@ -44,6 +46,14 @@ impl Decisions {
         let tally = self.0.entry((verb, token.map(|t| t.0), refusal.map(|r| r as u8))).or_default();
         tally.count += 1;
         tally.kids.extend(token.map(|t| t.1));
+    }
+
+    /// Counts one token that was rewrapped from its key under another.
+    pub(super) fn rewrapped(&mut self, (role, kid): (Role, u32), into: u32) {
+        let tally = self.0.entry((Verb::Rewrap, Some(role), None)).or_default();
+        tally.count += 1;
+        tally.kids.insert(kid);
+        tally.into.insert(into);
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -113,29 +123,37 @@ struct Decision<'a> {
     count: u32,
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     kids: &'a BTreeSet<u32>,
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    into: &'a BTreeSet<u32>,
 }
 
 impl<'a> Decision<'a> {
     fn new((verb, role, refusal): &'a (Verb, Option<Role>, Option<u8>), tally: &'a Tally) -> Self {
         Self {
-            verb: if *verb == Verb::Inspect { "inspect" } else { "open" },
+            verb: match verb {
+                Verb::Inspect => "inspect",
+                Verb::Rewrap => "rewrap",
+                _ => "open",
+            },
             role: role.as_ref().map(Role::as_str),
             decision: if refusal.is_some() { "denied" } else { "allowed" },
             why: refusal.map(why),
             count: tally.count,
             kids: &tally.kids,
+            into: &tally.into,
         }
     }
 }
 
 fn why(refusal: u8) -> &'static str {
-    const NAMES: [(Refusal, &str); 6] = [
+    const NAMES: [(Refusal, &str); 7] = [
         (Refusal::NotAuthentic, "not-authentic"),
         (Refusal::RoleNotAllowed, "role-not-allowed"),
         (Refusal::RoleKind, "role-kind"),
         (Refusal::UnknownRole, "unknown-role"),
         (Refusal::BadValue, "bad-value"),
         (Refusal::RateLimited, "rate-limited"),
+        (Refusal::NotPermitted, "not-permitted"),
     ];
     NAMES.iter().find(|(r, _)| *r as u8 == refusal).map_or("other", |(_, name)| name)
 }

@@ -2,6 +2,7 @@
 
 use super::record::{Decisions, Record, Stated};
 use super::{Recorded, Ticket};
+use crate::envelope::rewrap::Rewrapped;
 use crate::policy::Verb;
 use e3_wire::{AnswerWriter, Inspection, Refusal, Role, ValueType};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -69,7 +70,31 @@ impl Withheld {
         self.answer.inspection(inspection);
     }
 
-    /// Appends a refusal to open or inspect, to be recorded; role and kid only if the token authenticated.
+    /// Appends what became of a token that was to be rewrapped, to be recorded; or nothing when `write` fails.
+    pub(crate) fn rewrapped<E>(
+        &mut self,
+        (role, kid): (Role, u32),
+        write: impl FnOnce(&mut Vec<u8>) -> Result<Rewrapped, E>,
+    ) -> Result<(), E> {
+        let mut into = kid;
+        let appended = self.answer.try_token(|out| match write(out) {
+            Ok(Rewrapped::Under(new)) => {
+                into = new;
+                Ok(())
+            }
+            Ok(Rewrapped::Newest) => Err(None),
+            Err(error) => Err(Some(error)),
+        });
+        match appended {
+            Ok(()) => {}
+            Err(None) => self.answer.kept(),
+            Err(Some(error)) => return Err(error),
+        }
+        self.decisions.rewrapped((role, kid), into);
+        Ok(())
+    }
+
+    /// Appends a refusal to open, inspect or rewrap, to be recorded; role and kid only if the token authenticated.
     pub(crate) fn denied(&mut self, verb: Verb, token: Option<(Role, u32)>, refusal: Refusal) {
         self.decisions.add(verb, token, Some(refusal));
         self.answer.refused(refusal);

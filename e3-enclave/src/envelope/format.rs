@@ -1,6 +1,6 @@
 //! The header, the sealed binary and the message key (SPEC.md, "Sealed binary", "Message key").
 
-use crate::keyring::SecretKey;
+use crate::keyring::{Lineage, SecretKey};
 use aes_gcm::{Aes256Gcm, KeyInit};
 use e3_wire::token::BINARY_OVERHEAD;
 use e3_wire::{App, Role, ValueType};
@@ -33,6 +33,14 @@ pub enum Suite {
 }
 
 impl Suite {
+    /// Whose keys it uses.
+    pub(crate) fn lineage(self) -> Lineage {
+        match self {
+            Self::Random => Lineage::Random,
+            Self::Deterministic => Lineage::Deterministic,
+        }
+    }
+
     pub(crate) fn from_number(number: u8) -> Option<Self> {
         match number {
             1 => Some(Self::Random),

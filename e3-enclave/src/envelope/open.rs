@@ -3,7 +3,7 @@
 use super::format::{Header, MessageKey, PREAMBLE, Parts, Suite, TAG};
 use super::value;
 use crate::audit::Withheld;
-use crate::keyring::{Keyring, Lineage};
+use crate::keyring::Keyring;
 use crate::policy::Allowed;
 use aes_gcm::aead::AeadInOut;
 use aes_gcm::aead::inout::InOutBuf;
@@ -18,6 +18,7 @@ pub struct NotAuthentic;
 
 /// A genuine token of an app: its header holds, and its value is inside, out of reach until it is allowed.
 pub struct Authentic {
+    app: App,
     role: Role,
     value_type: ValueType,
     suite: Suite,
@@ -35,11 +36,7 @@ impl Authentic {
         let token = TokenText::parse(text).map_err(|_| NotAuthentic)?;
         let mut binary = Zeroizing::new(token.decode().map_err(|_| NotAuthentic)?);
         let parts = Parts::read(&binary).ok_or(NotAuthentic)?;
-        let lineage = match parts.suite {
-            Suite::Random => Lineage::Random,
-            Suite::Deterministic => Lineage::Deterministic,
-        };
-        let key = keyring.find(parts.kid, app, lineage).ok_or(NotAuthentic)?;
+        let key = keyring.find(parts.kid, app, parts.suite.lineage()).ok_or(NotAuthentic)?;
         let header = Header::new(token.role, token.value_type, parts.suite, parts.kid, parts.time);
         let message = MessageKey::derive(key.secret(), app, &header, &parts.salt);
         if !bool::from(message.commit().ct_eq(&parts.commit)) {
@@ -62,6 +59,7 @@ impl Authentic {
             return Err(NotAuthentic);
         }
         Ok(Self {
+            app,
             role: token.role,
             value_type: token.value_type,
             suite: parts.suite,
@@ -101,7 +99,20 @@ impl Authentic {
         }
     }
 
-    #[cfg(test)]
+    /// The app whose token it is.
+    pub(super) fn app(&self) -> App {
+        self.app
+    }
+
+    pub(super) fn suite(&self) -> Suite {
+        self.suite
+    }
+
+    pub(super) fn time(&self) -> u32 {
+        self.time
+    }
+
+    /// For what stays inside: the token that takes this one's place.
     pub(super) fn value(&self) -> &[u8] {
         &self.value
     }

@@ -31,9 +31,9 @@ pub enum SealError {
 
 /// Seals the values of one request: keeps the buffer and the time that they share.
 pub struct Sealer<'k> {
-    keyring: &'k Keyring,
+    pub(super) keyring: &'k Keyring,
     time: SealTime,
-    binary: Vec<u8>,
+    pub(super) binary: Vec<u8>,
 }
 
 impl<'k> Sealer<'k> {

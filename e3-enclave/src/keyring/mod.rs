@@ -96,6 +96,11 @@ impl AppKey {
         Self::new(kid, app, lineage, KeyState::Active, 0, SecretKey::new(Zeroizing::new(bytes)))
     }
 
+    #[cfg(test)]
+    pub(crate) fn retired(self) -> Self {
+        Self { state: KeyState::DecryptOnly, ..self }
+    }
+
     /// The key's number, never used again in its keyring.
     #[must_use]
     pub fn kid(&self) -> u32 {

@@ -26,6 +26,8 @@ pub enum Verb {
     Open,
     /// Learn what a token is.
     Inspect,
+    /// Have a token replaced by one under the newest key.
+    Rewrap,
 }
 
 /// A question to the policy.
@@ -65,7 +67,7 @@ impl Allowed {
         match self.verb {
             Verb::Seal => Some(Sealing::Random),
             Verb::SealDeterministic => Some(Sealing::Deterministic),
-            Verb::Keep | Verb::Open | Verb::Inspect => None,
+            Verb::Keep | Verb::Open | Verb::Inspect | Verb::Rewrap => None,
         }
     }
 

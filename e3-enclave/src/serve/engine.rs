@@ -1,5 +1,6 @@
 //! What a request asks, done: policy, keys, tokens, answer.
 
+use crate::admin::AdminPermit;
 use crate::audit::{Audit, Finished, Stated, Withheld};
 use crate::config::Limits;
 use crate::envelope::{Authentic, SealError, SealTime, Sealer};
@@ -47,6 +48,7 @@ pub(super) struct Counters {
     sealed: AtomicU64,
     kept: AtomicU64,
     opened: AtomicU64,
+    rewrapped: AtomicU64,
     inspected: AtomicU64,
     refused: AtomicU64,
 }
@@ -71,6 +73,7 @@ impl Counters {
             sealed = get(&self.sealed),
             kept = get(&self.kept),
             opened = get(&self.opened),
+            rewrapped = get(&self.rewrapped),
             inspected = get(&self.inspected),
             refused = get(&self.refused),
             "served"
@@ -144,6 +147,18 @@ impl Engine {
         deadline: Instant,
         may_block: bool,
     ) -> Outcome {
+        self.process_with(None, session, request, deadline, may_block)
+    }
+
+    /// The same with an administrator's permit, which is for rewrapping.
+    pub(super) fn process_with(
+        &self,
+        permit: Option<&AdminPermit>,
+        session: &Session,
+        request: &Request<'_>,
+        deadline: Instant,
+        may_block: bool,
+    ) -> Outcome {
         if Instant::now() >= deadline {
             return Outcome::Refused(RequestRefusal::Deadline);
         }
@@ -166,7 +181,7 @@ impl Engine {
             keyring = self.live.current();
         }
         let Some(time) = SealTime::now() else { return Outcome::Refused(RequestRefusal::NotReady) };
-        let work = Work { engine: self, keyring: &keyring, request, session };
+        let work = Work { engine: self, keyring: &keyring, request, session, permit };
         work.run(time, deadline)
     }
 }
@@ -177,6 +192,7 @@ struct Work<'a> {
     keyring: &'a Keyring,
     request: &'a Request<'a>,
     session: &'a Session,
+    permit: Option<&'a AdminPermit>,
 }
 
 /// The request cannot be served at all.
@@ -206,6 +222,7 @@ impl Work<'_> {
                 value.len() + value.len() / 3 + 160
             }
             Item::Open { token, .. } | Item::Inspect { token } => token.len() / 4 * 3 + 64,
+            Item::Rewrap { token } => token.len() + 16,
         };
         self.request.items.iter().map(one).sum()
     }
@@ -258,6 +275,30 @@ impl Work<'_> {
                     },
                 }
                 Ok(())
+            }
+            Item::Rewrap { token } => self.rewrap(token, sealer, answer),
+        }
+    }
+
+    fn rewrap(&self, token: &[u8], sealer: &mut Sealer<'_>, answer: &mut Withheld) -> Result<(), NotReady> {
+        // Whoever has no permit does not even learn whether the token is genuine.
+        let Some(permit) = self.permit else {
+            self.deny(Verb::Rewrap, None, Refusal::NotPermitted, answer);
+            return Ok(());
+        };
+        let Ok(genuine) = Authentic::read(self.keyring, self.request.app, token) else {
+            self.deny(Verb::Rewrap, None, Refusal::NotAuthentic, answer);
+            return Ok(());
+        };
+        let of = (genuine.role(), genuine.kid());
+        match answer.rewrapped(of, |out| sealer.rewrap(permit, &genuine, out)) {
+            Ok(()) => {
+                count(&self.engine.counters.rewrapped);
+                Ok(())
+            }
+            Err(error) => {
+                tracing::error!(app = %self.request.app, %error, "nothing can be rewrapped");
+                Err(NotReady)
             }
         }
     }

@@ -159,3 +159,18 @@ fn deterministic_seals_are_limited_and_others_are_not() {
     assert!((50..=95).contains(&limited), "{limited}");
     assert_eq!(replies.iter().filter(|r| matches!(r, Reply::Token(_))).count(), 200 - limited);
 }
+
+#[test]
+fn a_relay_rewraps_nothing_and_learns_nothing_by_asking() {
+    let setup = Setup::new();
+    let engine = setup.start();
+    let mut relay = engine.relay();
+    let token = relay.seal("shop", "card", b"4242");
+    for asked in [&token[..], b"e3v1.card.s.AAAA.", b"nonsense"] {
+        let reply = relay.one("shop", |w| w.rewrap(asked).unwrap());
+        assert_eq!(reply, Reply::Refused(Refusal::NotPermitted));
+    }
+    let audit = std::fs::read_to_string(setup.path("audit.jsonl")).unwrap();
+    let expected = r#""decisions":[{"verb":"rewrap","decision":"denied","why":"not-permitted","count":1}]"#;
+    assert_eq!(audit.lines().filter(|line| line.contains(expected)).count(), 3, "{audit}");
+}

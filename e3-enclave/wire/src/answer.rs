@@ -6,7 +6,7 @@
 //!        | 2 value      type u8 ‖ role s8 ‖ value s32
 //!        | 3 refused    refusal u8
 //!        | 4 inspection role s8 ‖ type u8 ‖ suite u8 ‖ kid u32 ‖ time u32
-//!        | 5 kept       the value of item 3 is a genuine token; it stays as it is
+//!        | 5 kept       the value of item 3, or the token of item 6, stays as it is
 //! ```
 
 use crate::name::{Role, ValueType};
@@ -36,6 +36,9 @@ pub enum Refusal {
     /// The rate limit of a verb or role is used up.
     #[error("rate limit reached")]
     RateLimited = 6,
+    /// Whoever asks may not have this done.
+    #[error("the caller may not have this done")]
+    NotPermitted = 7,
 }
 
 /// Why the whole request got no result.
@@ -98,7 +101,7 @@ pub enum ItemAnswer<'a> {
     Refused(Refusal),
     /// What the token is.
     Inspection(Inspection),
-    /// The value was a genuine token and stays as it is.
+    /// The value was a genuine token and stays as it is; or a token that is under the newest key already.
     Kept,
 }
 
@@ -155,8 +158,8 @@ impl<'a> Answer<'a> {
 
 impl Refusal {
     fn from_code(code: u8) -> Result<Self, WireError> {
-        use Refusal::{BadValue, NotAuthentic, RateLimited, RoleKind, RoleNotAllowed, UnknownRole};
-        [NotAuthentic, RoleNotAllowed, RoleKind, UnknownRole, BadValue, RateLimited]
+        use Refusal::{BadValue, NotAuthentic, NotPermitted, RateLimited, RoleKind, RoleNotAllowed, UnknownRole};
+        [NotAuthentic, RoleNotAllowed, RoleKind, UnknownRole, BadValue, RateLimited, NotPermitted]
             .into_iter()
             .find(|r| *r as u8 == code)
             .ok_or(WireError::UnknownCode)

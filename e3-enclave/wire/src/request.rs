@@ -8,6 +8,7 @@
 //!   3 keep or seal        flags u8 ‖ role s8 ‖ type u8 ‖ value s32       flags bit 0: deterministic
 //!   4 open                roles u8 ‖ (role s8)* ‖ token s32
 //!   5 inspect             token s32
+//!   6 rewrap              token s32
 //! ```
 
 use crate::WireError;
@@ -129,6 +130,11 @@ pub enum Item<'a> {
         /// The token's text.
         token: &'a [u8],
     },
+    /// Make a token of the same value under the newest key. An administrator's alone.
+    Rewrap {
+        /// The token's text.
+        token: &'a [u8],
+    },
 }
 
 /// A request as read from a frame. Holds plaintext, so it has no `Debug`.
@@ -203,6 +209,7 @@ fn read_item<'a>(r: &mut Reader<'a>) -> Result<Item<'a>, WireError> {
         }
         4 => Item::Open { roles: Roles::read(r)?, token: r.long(MAX_TOKEN_TEXT)? },
         5 => Item::Inspect { token: r.long(MAX_TOKEN_TEXT)? },
+        6 => Item::Rewrap { token: r.long(MAX_TOKEN_TEXT)? },
         _ => return Err(WireError::UnknownCode),
     })
 }
@@ -348,6 +355,17 @@ impl RequestWriter {
     pub fn inspect(&mut self, token: &[u8]) -> Result<(), WireError> {
         self.room(token.len())?;
         self.body.push(5);
+        self.long(token);
+        Ok(())
+    }
+
+    /// Adds [`Item::Rewrap`].
+    ///
+    /// # Errors
+    /// The item would take the request over [`MAX_ITEMS`] or over [`crate::MAX_FRAME`].
+    pub fn rewrap(&mut self, token: &[u8]) -> Result<(), WireError> {
+        self.room(token.len())?;
+        self.body.push(6);
         self.long(token);
         Ok(())
     }

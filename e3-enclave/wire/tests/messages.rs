@@ -22,6 +22,7 @@ fn sample() -> Vec<u8> {
     w.keep_or_seal(role("name"), ValueType::Number, b"1.10", true).unwrap();
     w.open(&[role("a"), role("b")], b"e3v1.a.s.AA.").unwrap();
     w.inspect(b"e3v1.b.s.AA.").unwrap();
+    w.rewrap(b"e3v1.c.s.AA.").unwrap();
     w.finish(250)
 }
 
@@ -33,7 +34,8 @@ fn a_request_reads_back_as_it_was_written() {
     assert_eq!(request.app.as_str(), "shop");
     assert_eq!(request.context.destination, "api.pay.example");
     assert_eq!(request.context.direction, Direction::OutboundRequest);
-    assert_eq!(request.items.len(), 5);
+    assert_eq!(request.items.len(), 6);
+    assert!(matches!(request.items[5], Item::Rewrap { token: b"e3v1.c.s.AA." }));
     assert!(matches!(request.items[0], Item::Seal { value: b"4111", .. }));
     assert!(matches!(request.items[1], Item::SealDeterministic { value: b"a@b", .. }));
     assert!(matches!(request.items[2], Item::KeepOrSeal { value: b"1.10", deterministic: true, .. }));
