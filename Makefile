@@ -1,5 +1,6 @@
 # make demo   build and run the whole journey on this machine; ARGS=--once ends after one round trip
 # make test   the whole test suite
+# make nitro  the engine's image on an emulated Nitro machine, which is built first: some minutes, once
 # make lint   formatting and lints, as CI runs them
 # make bench  measurements
 # Each installs what it lacks where it may (as root, with apt), or says in one line what to install.
@@ -12,7 +13,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 TESTED := --features relay/test-root,e3-enclave/test-module
 VENV := $(TARGET)/reader-venv
 
-.PHONY: demo test reader lint bench deps
+.PHONY: demo test nitro reader lint bench deps
 
 demo:
 	@.ci/deps build
@@ -25,6 +26,9 @@ test:
 	$(CARGO) test --locked --workspace $(TESTED)
 	@$(MAKE) --no-print-directory reader
 
+nitro:
+	@tests/nitro/run $(ARGS)
+
 # The second implementation of the token format, written from SPEC.md alone, checks the frozen vectors.
 reader:
 	@.ci/deps reader
@@ -33,7 +37,7 @@ reader:
 lint:
 	@.ci/deps build
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --locked --workspace --all-targets $(TESTED) -- -D warnings
+	$(CARGO) clippy --locked --workspace --all-targets $(TESTED),e3-tests/nitro,e3-nitro-signer/sign -- -D warnings
 
 bench:
 	@.ci/deps build bench

@@ -2,12 +2,15 @@
 //! between them, and backends that write down every byte they get.
 //!
 //! [`process`] starts and ends programs, [`port`] finds free ports, [`client`] speaks HTTP/1.1 byte by byte, [`backend`] records and answers,
-//! [`engine_double`] stands in for an engine that misbehaves, [`host`] is the parent instance of an enclave, [`stack`] puts an engine and relays together, [`shop`] is what the demo protects.
+//! [`engine_double`] stands in for an engine that misbehaves, [`host`] is the parent instance of an enclave, [`stack`] puts an engine and relays together, [`shop`] is what
+//! the demo protects. With the feature `nitro`, `nitro` boots enclaves on emulated machines.
 
 pub mod backend;
 pub mod client;
 pub mod engine_double;
 pub mod host;
+#[cfg(feature = "nitro")]
+pub mod nitro;
 pub mod port;
 pub mod process;
 pub mod shop;
