@@ -119,6 +119,12 @@ impl Instance {
         format!("hybrid://{}:{port}", self.path.join("vm.vsock").display())
     }
 
+    /// Where this instance serves the guest's five services, as [`crate::host::Host`] takes them.
+    #[must_use]
+    pub fn services(&self) -> [PathBuf; 5] {
+        [9101, 9102, 9103, 9104, 9105].map(|port: u32| self.path.join(format!("vm.vsock_{port}")))
+    }
+
     /// Boots an enclave and waits for its heartbeat. A boot that fails is tried once more, and said.
     ///
     /// # Panics
