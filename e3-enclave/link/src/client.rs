@@ -76,6 +76,7 @@ struct Inner {
     options: ClientOptions,
     security: Security,
     endpoints: Vec<Target>,
+    turn: AtomicUsize,
 }
 
 /// An endpoint and what is known of it.
@@ -145,20 +146,25 @@ impl Client {
             })
             .collect();
         let id = NEXT_CLIENT.fetch_add(1, Ordering::Relaxed);
-        Self { inner: Arc::new(Inner { id, options, security, endpoints }) }
+        Self { inner: Arc::new(Inner { id, options, security, endpoints, turn: AtomicUsize::new(0) }) }
     }
 
-    /// Asks an engine and waits for its answer until the deadline. A request that was not answered because its connection failed is
-    /// asked once more: sealing and opening may be repeated.
+    /// Asks an engine and waits for its answer until the deadline. A request that was not answered, because its connection failed or because half of
+    /// the time has passed and there is another engine, is asked once more: sealing and opening may be repeated.
     ///
     /// # Errors
     /// No answer came. The engine may have worked on the request all the same.
     pub async fn call(&self, request: RequestWriter, deadline: Instant) -> Result<AnswerFrame, LinkError> {
         let left = deadline.saturating_duration_since(Instant::now());
         let body = Bytes::from(request.finish(u32::try_from(left.as_millis()).unwrap_or(u32::MAX)));
-        match self.attempt(FrameKind::Request, body.clone(), deadline, None).await {
+        let first = if self.has_alternative() { deadline - left / 2 } else { deadline };
+        match self.attempt(FrameKind::Request, body.clone(), first, None).await {
             Err((
-                error @ (LinkError::Closed | LinkError::Protocol | LinkError::Connect(_) | LinkError::Refused),
+                error @ (LinkError::Closed
+                | LinkError::Protocol
+                | LinkError::Connect(_)
+                | LinkError::Refused
+                | LinkError::Timeout),
                 failed,
             )) if Instant::now() < deadline => {
                 match self.attempt(FrameKind::Request, body, deadline, Some(failed)).await {
@@ -266,19 +272,32 @@ impl Client {
         }
     }
 
-    /// The endpoint with the fewest calls in flight, of those that are not pausing; the one to avoid only when there is no other.
+    /// Whether a second engine could answer what the first does not.
+    fn has_alternative(&self) -> bool {
+        self.inner.endpoints.iter().filter(|t| !t.is_paused()).nth(1).is_some()
+    }
+
+    /// The endpoint with the fewest calls in flight, of those that are not pausing; one that has failed since it was last known to be ready, and the one to
+    /// avoid, only when there is no other. So an engine that hung gets no call before it has answered a ping.
     fn choose(&self, avoid: Option<usize>) -> Option<usize> {
         let endpoints = &self.inner.endpoints;
         if let [only] = &endpoints[..] {
             return (!only.is_paused()).then_some(0);
         }
+        // Equally busy ones take turns.
+        let turn = self.inner.turn.fetch_add(1, Ordering::Relaxed);
         let open = (0..endpoints.len()).filter(|i| !endpoints[*i].is_paused());
-        open.min_by_key(|i| (Some(*i) == avoid, endpoints[*i].in_flight.load(Ordering::Relaxed)))
+        open.min_by_key(|i| {
+            let target = &endpoints[*i];
+            let in_doubt = !target.ready.load(Ordering::Relaxed);
+            let place = (*i + turn) % endpoints.len();
+            (Some(*i) == avoid, in_doubt, target.in_flight.load(Ordering::Relaxed), place)
+        })
     }
 
     /// A live connection of this thread, dialled if need be.
     async fn connection(&self, at: usize) -> Result<Arc<Connection>, LinkError> {
-        let Inner { id, options, security, endpoints } = &*self.inner;
+        let Inner { id, options, security, endpoints, .. } = &*self.inner;
         let Some(target) = endpoints.get(at) else { return Err(LinkError::Unavailable) };
         let lanes = options.connections.max(1);
         let lane = target.in_flight.load(Ordering::Relaxed) % lanes;

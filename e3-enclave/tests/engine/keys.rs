@@ -210,3 +210,30 @@ fn an_app_gets_its_keys_at_first_use_only_where_that_is_configured() {
     assert_eq!(refused, Err(e3_wire::RequestRefusal::UnknownApp));
     assert_eq!(engine.relay().open("fresh", "any", b"x"), Reply::Refused(Refusal::NotAuthentic));
 }
+
+/// A keyring, its root and tokens under its keys, written by the first version that had this format. They open for ever.
+const FROZEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/conformance/data/vectors/keyring-1/");
+
+#[test]
+fn the_frozen_keyring_opens_and_so_do_its_tokens() {
+    let setup = Setup::new();
+    for name in ["keyring", "root.key"] {
+        fs::copy(format!("{FROZEN}{name}"), setup.path(name)).unwrap();
+        chmod(&setup.path(name), 0o600);
+    }
+    let listed = setup.done(&["keys", "list"]);
+    for state in ["active", "decrypt-only", "distributed"] {
+        assert!(listed.contains(state), "{listed}");
+    }
+    let engine = setup.start();
+    let mut relay = engine.relay();
+    let tokens = fs::read_to_string(format!("{FROZEN}tokens")).unwrap();
+    assert_eq!(tokens.lines().count(), 6);
+    for line in tokens.lines() {
+        let [app, role_name, value, token] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
+        assert_eq!(relay.open(app, role_name, token.as_bytes()), string(role_name, value.as_bytes()), "{line}");
+    }
+    // Deterministic sealing under the key in force is frozen too.
+    let again = relay.one("shop", |w| w.seal(role("email"), ValueType::String, b"second@shop.example", true).unwrap());
+    assert!(tokens.contains(std::str::from_utf8(again.token()).unwrap()));
+}

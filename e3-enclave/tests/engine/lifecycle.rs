@@ -1,9 +1,10 @@
 //! Start, drain and what the process keeps to itself.
 
 use crate::harness::{Relay, Setup, request, role, string};
-use e3_wire::{FrameKind, ValueType};
+use e3_wire::{FrameHeader, FrameKind, ValueType};
 use rustix::process::Signal;
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 
@@ -47,7 +48,7 @@ fn a_relay_that_stays_does_not_outlast_the_drain_time() {
     let engine = setup.start();
     // A frame that has begun keeps its connection from falling quiet; the drain time ends it all the same.
     let mut relay = engine.relay();
-    std::io::Write::write_all(&mut relay.stream, &[0, 0, 1, 0, 1]).unwrap();
+    relay.stream.write_all(&[0, 0, 1, 0, 1]).unwrap();
     assert!(engine.stop().success());
 }
 
@@ -232,4 +233,39 @@ fn bad_inputs_and_bad_host_settings_are_refused_with_place_and_cause() {
         let said = refused(&["host", "check", "--config"], &changed);
         assert!(said.contains(cause), "{from} → {to}: {said}");
     }
+}
+
+#[test]
+fn memory_is_flat_over_a_million_requests() {
+    /// Requests written before their answers are read.
+    const WINDOW: u64 = 1000;
+    let setup = Setup::new();
+    let engine = setup.start();
+    let mut relay = engine.relay();
+    let token = relay.seal("shop", "card", b"4242424242424242");
+    let seal = request("shop", "r", 30_000, |w| {
+        w.seal(role("card"), ValueType::String, b"4242424242424242", false).unwrap();
+    });
+    let open = request("shop", "r", 30_000, |w| w.open(&[role("card")], &token).unwrap());
+    let mut rounds = |count: u64| {
+        for _ in 0..count / WINDOW {
+            let mut frames = Vec::new();
+            for id in 0..WINDOW {
+                // One open among a hundred: each waits for the disk.
+                let body = if id % 100 == 0 { &open } else { &seal };
+                let header = FrameHeader { kind: FrameKind::Request, id, body: body.len() }.to_bytes().unwrap();
+                frames.extend_from_slice(&header);
+                frames.extend_from_slice(body);
+            }
+            relay.stream.write_all(&frames).unwrap();
+            for _ in 0..WINDOW {
+                assert!(relay.receive().expect("an answer").answer().is_ok());
+            }
+        }
+    };
+    rounds(100_000);
+    let before = engine.rss_kib();
+    rounds(1_000_000);
+    let after = engine.rss_kib();
+    assert!(after <= before + 2048, "{before} KiB before a million requests, {after} KiB after them");
 }
