@@ -41,7 +41,8 @@ impl Answer {
 }
 
 /// The value of the first field of that name, given in lower case, in a head.
-pub(crate) fn header<'h>(head: &'h str, name: &str) -> Option<&'h str> {
+#[must_use]
+pub fn header<'h>(head: &'h str, name: &str) -> Option<&'h str> {
     head.lines().skip(1).find_map(|line| {
         let (field, value) = line.split_once(':')?;
         field.eq_ignore_ascii_case(name).then(|| value.trim())
@@ -191,7 +192,10 @@ pub fn json_request(method: &str, path: &str, host: &str, body: &str) -> Vec<u8>
 }
 
 /// Reads a head up to its empty line; `None` if the peer closed before its first byte. What came after it is left in `unread`.
-pub(crate) fn read_head(stream: &mut impl Read, unread: &mut Vec<u8>) -> io::Result<Option<String>> {
+///
+/// # Errors
+/// The stream failed or ended inside the head.
+pub fn read_head(stream: &mut impl Read, unread: &mut Vec<u8>) -> io::Result<Option<String>> {
     loop {
         if let Some(end) = unread.windows(4).position(|four| four == b"\r\n\r\n") {
             let rest = unread.split_off(end + 4);
@@ -206,7 +210,10 @@ pub(crate) fn read_head(stream: &mut impl Read, unread: &mut Vec<u8>) -> io::Res
 }
 
 /// Reads the body that a head announces by its length or in chunks; without either it is empty. Trailers are dropped.
-pub(crate) fn read_body(stream: &mut impl Read, unread: &mut Vec<u8>, head: &str) -> io::Result<Vec<u8>> {
+///
+/// # Errors
+/// The stream failed or ended inside the body, or its framing is wrong.
+pub fn read_body(stream: &mut impl Read, unread: &mut Vec<u8>, head: &str) -> io::Result<Vec<u8>> {
     if header(head, "transfer-encoding").is_some() {
         let mut body = Vec::new();
         loop {

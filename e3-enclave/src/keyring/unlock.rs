@@ -137,7 +137,7 @@ impl UnlockError {
                 KmsError::OtherKey { .. } | KmsError::Plaintext | KmsError::Incomplete | KmsError::Unopened(_),
             ) => 6,
             Self::Kms(KmsError::Unreachable(ExchangeError::Certificate(_))) => 6,
-            Self::Kms(KmsError::Unreachable(_) | KmsError::Credentials) | Self::Host(_) => 4,
+            Self::Kms(KmsError::Unreachable(_) | KmsError::Credentials | KmsError::BadCredentials) | Self::Host(_) => 4,
             Self::Kms(_) | Self::Entropy => 1,
             Self::Uninitialised => 7,
             Self::NoRoot
@@ -158,7 +158,7 @@ impl UnlockError {
     pub fn locked(&self) -> Locked {
         match self {
             Self::Kms(KmsError::AccessDenied { .. }) => Locked::Denied,
-            Self::Kms(KmsError::Credentials) => Locked::Credentials,
+            Self::Kms(KmsError::Credentials | KmsError::BadCredentials) => Locked::Credentials,
             Self::Kms(KmsError::Unreachable(ExchangeError::Certificate(_))) => Locked::Unbelieved,
             Self::Kms(KmsError::Unreachable(_)) => Locked::Unreachable,
             Self::Kms(

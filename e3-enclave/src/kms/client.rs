@@ -67,6 +67,9 @@ pub enum KmsError {
     /// The host has no credentials to give.
     #[error("the host hands over no credentials: does the instance have a role?")]
     Credentials,
+    /// KMS refuses the credentials.
+    #[error("KMS refuses the credentials that the host hands over: they have expired, or are not AWS's")]
+    BadCredentials,
     /// KMS refused: the policy does not allow this image, this context or this role.
     #[error(
         "KMS denies access to {key}: the key policy must allow this image's PCR0 and encryption context (SPEC.md, \"Key policy\")"
@@ -234,6 +237,12 @@ impl Kms {
         if let SdkError::ServiceError(refused) = error {
             let code = refused.err().code();
             return match code {
+                Some(
+                    "ExpiredTokenException"
+                    | "UnrecognizedClientException"
+                    | "InvalidSignatureException"
+                    | "InvalidClientTokenId",
+                ) => KmsError::BadCredentials,
                 Some("AccessDeniedException") => KmsError::AccessDenied { key: self.key.clone() },
                 code => KmsError::Refused { code: code.map(printable) },
             };

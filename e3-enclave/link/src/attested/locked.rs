@@ -11,7 +11,9 @@ pub enum Locked {
     #[error("the engine is locked: its host's services do not answer; is `e3 host run` up?")]
     Host = 2,
     /// Its host hands over no credentials.
-    #[error("the engine is locked: its host hands over no AWS credentials; the instance's role is missing or expired")]
+    #[error(
+        "the engine is locked: its host hands over no AWS credentials that KMS takes; the instance's role is missing or expired"
+    )]
     Credentials = 3,
     /// KMS cannot be reached.
     #[error("the engine is locked: KMS cannot be reached through its host")]
