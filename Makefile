@@ -13,7 +13,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 TESTED := --features relay/test-root,e3-enclave/test-module
 VENV := $(TARGET)/reader-venv
 
-.PHONY: demo test nitro reader lint bench deps
+.PHONY: demo test nitro reader moto lint bench deps
 
 demo:
 	@.ci/deps build
@@ -24,7 +24,7 @@ test:
 	@.ci/deps build test reader
 	$(CARGO) build --locked --workspace --bins $(TESTED)
 	$(CARGO) test --locked --workspace $(TESTED)
-	@$(MAKE) --no-print-directory reader
+	@$(MAKE) --no-print-directory reader moto
 
 nitro:
 	@tests/nitro/run $(ARGS)
@@ -34,10 +34,15 @@ reader:
 	@.ci/deps reader
 	@if [ -d $(READER) ]; then .ci/reader $(READER) $(VENV); fi
 
+# An AWS emulator from PyPI understands what the engine asks of KMS, and is refused for what it answers.
+moto:
+	@.ci/deps build reader
+	CARGO=$(CARGO) .ci/moto $(TARGET)/moto-venv $(TESTED),e3-tests/moto
+
 lint:
 	@.ci/deps build
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --locked --workspace --all-targets $(TESTED),e3-tests/nitro,e3-nitro-signer/sign -- -D warnings
+	$(CARGO) clippy --locked --workspace --all-targets $(TESTED),e3-tests/nitro,e3-tests/moto,e3-nitro-signer/sign -- -D warnings
 
 bench:
 	@.ci/deps build bench
