@@ -186,7 +186,11 @@ fn link(config: &Config, live: &Live) -> Result<Link, Error> {
         let state = serve::link::stated(&live.current());
         let refused = |_| Error::TestModule { path: attested.module.clone() };
         let callers = module.verifier().map_err(refused)?;
-        return Link::attested(std::sync::Arc::new(module), attested.relays.iter().copied().collect(), callers, state);
+        let admitted = e3_link::attested::engine::Admitted {
+            relays: attested.relays.iter().copied().collect(),
+            admins: attested.admins.iter().copied().collect(),
+        };
+        return Link::attested(std::sync::Arc::new(module), admitted, callers, state);
     }
     let _ = live;
     Ok(Link::Plain(serve::link::Development::allowed(config)?))

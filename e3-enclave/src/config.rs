@@ -84,6 +84,9 @@ struct RawAttested {
     module: PathBuf,
     /// SHA-256 of the relays' keys, as hexadecimal text.
     relays: Vec<Name<KeyHash>>,
+    /// Public keys of administrators, as hexadecimal text.
+    #[serde(default)]
+    admins: Vec<Name<KeyHash>>,
 }
 
 /// SHA-256 of a key's SubjectPublicKeyInfo.
@@ -116,6 +119,8 @@ pub struct Attested {
     pub module: PathBuf,
     /// Hashes of the relays' keys.
     pub relays: Vec<[u8; 32]>,
+    /// Public keys of administrators.
+    pub admins: Vec<[u8; 32]>,
 }
 
 /// Where the root key comes from.
@@ -477,6 +482,7 @@ impl Raw {
             attested: self.attested.map(|raw| Attested {
                 module: folder.join(raw.module),
                 relays: raw.relays.into_iter().map(|hash| hash.0.0).collect(),
+                admins: raw.admins.into_iter().map(|key| key.0.0).collect(),
             }),
             create_apps: self.create_apps,
             policy: Policy::new(apps.collect(), self.undeclared_roles == Undeclared::Allow),

@@ -3,9 +3,11 @@
 //! A [`Session`] begins with what the handshake proved: a relay's pinned key, or on a plain link nothing. A caller that is itself an enclave adds its image by answering
 //! a [`Challenge`]; the [`AttestedImage`] that this gives cannot be had otherwise.
 
+use crate::keyring::hex;
 use e3_attest::{AttestError, EXPORTER_LENGTH, ExpectedNonce, Pcr, Verifier};
 use e3_link::attested::SESSION_MAX;
-use e3_link::attested::engine::Peer;
+use e3_link::attested::admin::PUBLIC_KEY;
+use e3_link::attested::engine::{Peer, Who};
 use e3_wire::{NONCE, NONCE_LIFE_S};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -41,7 +43,7 @@ impl fmt::Display for SpkiHash {
 pub enum ProofKind {
     /// Nothing: a plain link.
     None,
-    /// It has the key of a relay of the measured list.
+    /// It has the key of a relay, or of an administrator, of the measured lists.
     Key,
     /// That, and it is an enclave of a known image.
     Image,
@@ -93,6 +95,7 @@ impl AttestedImage {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Session {
     relay: Option<SpkiHash>,
+    admin: Option<[u8; PUBLIC_KEY]>,
     image: Option<AttestedImage>,
     name: Box<str>,
 }
@@ -101,14 +104,28 @@ impl Session {
     /// Whoever reached a plain link: nothing is proven.
     #[must_use]
     pub fn plain() -> Self {
-        Self { relay: None, image: None, name: "link:plain".into() }
+        Self { relay: None, admin: None, image: None, name: "link:plain".into() }
     }
 
-    /// A relay of the measured list.
+    /// A relay or an administrator of the measured lists.
     #[must_use]
-    pub fn relay(peer: &Peer) -> Self {
-        let key = SpkiHash(*peer.key());
-        Self { relay: Some(key), image: None, name: format!("relay:{key}").into() }
+    pub fn of(peer: &Peer) -> Self {
+        match *peer.who() {
+            Who::Relay(hash) => {
+                let key = SpkiHash(hash);
+                Self { relay: Some(key), admin: None, image: None, name: format!("relay:{key}").into() }
+            }
+            Who::Admin(key) => {
+                let name = format!("admin:ed25519:{}", hex(&key));
+                Self { relay: None, admin: Some(key), image: None, name: name.into() }
+            }
+        }
+    }
+
+    /// The administrator's key, if it is an administrator's session: then nothing is asked there but signed commands.
+    #[must_use]
+    pub const fn admin(&self) -> Option<&[u8; PUBLIC_KEY]> {
+        self.admin.as_ref()
     }
 
     /// The same, which also proved its image.
@@ -117,7 +134,7 @@ impl Session {
         Self { image: Some(image), ..self.clone() }
     }
 
-    /// The relay's key; `None` on a plain link.
+    /// The relay's key; `None` on a plain link, and of an administrator.
     #[must_use]
     pub const fn key(&self) -> Option<&SpkiHash> {
         self.relay.as_ref()
@@ -132,14 +149,14 @@ impl Session {
     /// What is proven.
     #[must_use]
     pub fn proof(&self) -> ProofKind {
-        match (self.image(), &self.relay) {
-            (Some(_), _) => ProofKind::Image,
-            (None, Some(_)) => ProofKind::Key,
-            (None, None) => ProofKind::None,
+        match (self.image(), &self.relay, &self.admin) {
+            (Some(_), ..) => ProofKind::Image,
+            (None, None, None) => ProofKind::None,
+            (None, ..) => ProofKind::Key,
         }
     }
 
-    /// The name that audit records carry: `link:plain`, or `relay:sha256:` and the hash of its key.
+    /// The name that audit records carry: `link:plain`, `relay:sha256:` and the hash of its key, or `admin:ed25519:` and its key.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name

@@ -13,7 +13,7 @@ use e3_attest::{
 };
 use e3_link::attested::Attester;
 use e3_link::attested::certificate::LinkKey;
-use e3_link::attested::engine::{EngineTls, Peer};
+use e3_link::attested::engine::{EngineTls, Peer, Who};
 use e3_link::attested::memory::{KeyringId, Memory, Rollback};
 use e3_link::attested::relay::{Refusal, RelayTls};
 use e3_link::{Client, ClientOptions, Endpoint, FrameReader, LinkError, Listener, Security, Stream};
@@ -308,7 +308,7 @@ async fn both_ends_and_nobody_else_have_the_sessions_exporter() {
         (near, far, peer)
     };
     let (a, b, peer) = session().await;
-    assert_eq!(*peer.key(), key.hash());
+    assert_eq!(*peer.who(), Who::Relay(key.hash()));
     let exporter = a.exporter(EXPORTER_LABEL).unwrap();
     assert_eq!(b.exporter(EXPORTER_LABEL), Some(exporter));
     let (c, ..) = session().await;

@@ -4,6 +4,7 @@
 //! [`Opened`], which gives out its bytes only for a [`Recorded`]: the proof that this very record is on the disk. The [`Audit`] alone makes
 //! that proof, after the sink has written and synced the record.
 
+mod command;
 mod host;
 mod record;
 pub(crate) mod sink;
@@ -14,9 +15,18 @@ pub use record::{Record, Stated};
 pub use withheld::{Finished, Opened, Withheld, WrongProof};
 pub use writer::{Audit, Refused, Reply};
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 /// Ties a record, its proof and its answer together. Unique in the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Ticket(u64);
+
+impl Ticket {
+    fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
 
 /// The proof that the record of this ticket is durable. Made by the audit's writer alone.
 #[derive(Debug)]

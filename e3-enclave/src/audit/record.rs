@@ -28,6 +28,11 @@ pub struct Record {
     pub(super) deadline: Instant,
 }
 
+/// The time of a record, in milliseconds since the Unix epoch.
+pub(super) fn now_ms() -> Option<u64> {
+    u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_millis()).ok()
+}
+
 /// What was decided about the tokens of one request.
 #[derive(Default)]
 pub(super) struct Decisions(BTreeMap<(Verb, Option<Role>, Option<u8>), Tally>);
@@ -62,10 +67,9 @@ impl Decisions {
 
     /// The record's line, with its line feed. `None` when it cannot be written down, which the caller takes as no record.
     pub(super) fn line(&self, stated: &Stated<'_>) -> Option<Vec<u8>> {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
         let line = Line {
             v: 1,
-            time_ms: u64::try_from(since.as_millis()).ok()?,
+            time_ms: now_ms()?,
             request: stated.context.request_id,
             app: stated.app.as_str(),
             principal: stated.session.name(),

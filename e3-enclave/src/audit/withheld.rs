@@ -5,7 +5,6 @@ use super::{Recorded, Ticket};
 use crate::envelope::rewrap::Rewrapped;
 use crate::policy::Verb;
 use e3_wire::{AnswerWriter, Inspection, Refusal, Role, ValueType};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use zeroize::Zeroizing;
 
@@ -103,13 +102,12 @@ impl Withheld {
     /// Ends the answer.
     #[must_use]
     pub fn finish(self, stated: &Stated<'_>, deadline: Instant) -> Finished {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
         let body = self.answer.finish();
         if self.decisions.is_empty() {
             return Finished::Free(body);
         }
         let body = Zeroizing::new(body);
-        let ticket = Ticket(NEXT.fetch_add(1, Ordering::Relaxed));
+        let ticket = Ticket::next();
         match self.decisions.line(stated) {
             Some(line) => Finished::Held(Record { ticket, line, deadline }, Opened { ticket, body }),
             None => Finished::Unrecordable,

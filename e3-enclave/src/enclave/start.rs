@@ -22,7 +22,7 @@ use crate::serve::{self, Settings};
 use crate::{harden, log};
 use e3_attest::{State, Verifier};
 use e3_link::Endpoint;
-use e3_link::attested::engine::EngineTls;
+use e3_link::attested::engine::{Admitted, EngineTls};
 use e3_link::attested::{Attester, Locked};
 use std::path::Path;
 use std::sync::Arc;
@@ -130,8 +130,9 @@ pub fn run(
     callers: Verifier,
     listen: Vec<Endpoint>,
 ) -> Result<(), Error> {
-    let relays = inputs.relays.iter().copied().collect();
-    let tls = Arc::new(EngineTls::new(Arc::clone(&module), relays, State::default()).map_err(Error::Link)?);
+    let admitted =
+        Admitted { relays: inputs.relays.iter().copied().collect(), admins: inputs.admins.iter().copied().collect() };
+    let tls = Arc::new(EngineTls::new(Arc::clone(&module), admitted, State::default()).map_err(Error::Link)?);
     tls.lock(Locked::Starting).map_err(Error::Link)?;
     let limits = Limits::of_this_machine();
     let blobs = Arc::new(BlobStore::new(parent.store.clone(), STORE_TIMEOUT)?);

@@ -63,6 +63,25 @@ impl Live {
         self.accept(new).map(|_| ())
     }
 
+    /// Changes the keyring, if it is at this epoch.
+    ///
+    /// # Errors
+    /// It is not ([`RotateError::Changed`]), `change` refused, or the keyring cannot be stored.
+    pub fn change<T>(
+        &self,
+        epoch: u64,
+        change: &mut dyn FnMut(&mut Keyring) -> Result<T, RotateError>,
+    ) -> Result<T, Error> {
+        let mut seen = self.guard();
+        let (new, done) = self.store.update(|keyring| match keyring.epoch {
+            found if found != epoch => Err(RotateError::Changed(found)),
+            _ => change(keyring).map(Some),
+        })?;
+        *seen = self.store.look();
+        self.accept(new)?;
+        done.ok_or(Error::Rotate(RotateError::Changed(epoch)))
+    }
+
     fn accept(&self, new: Keyring) -> Result<Option<u64>, Error> {
         let current = self.current.load();
         let fault = if new.id != current.id {

@@ -22,6 +22,12 @@ pub enum RotateError {
     /// No key waits for its promotion.
     #[error("no key waits to be promoted; `e3 keys rotate` adds one")]
     NothingToPromote,
+    /// Another key than this one is waiting, or it is not.
+    #[error("key {0} does not wait to be promoted")]
+    NotWaiting(u32),
+    /// The keyring is at another epoch than the one that is to be changed.
+    #[error("the keyring has changed meanwhile, and is at epoch {0}")]
+    Changed(u64),
     /// All key numbers are used.
     #[error("all key numbers are used")]
     NoKidsLeft,
@@ -70,6 +76,18 @@ impl Keyring {
         self.keys[at].state = KeyState::Active;
         self.index();
         Ok(self.keys[at].kid)
+    }
+
+    /// The same, if the key that waits is this one.
+    ///
+    /// # Errors
+    /// As [`Keyring::promote`]; another key waits.
+    pub fn promote_waiting(&mut self, app: App, lineage: Lineage, kid: u32) -> Result<u32, RotateError> {
+        self.active(app, lineage).ok_or(RotateError::UnknownApp(app))?;
+        match self.waiting(app, lineage) {
+            Some(at) if self.keys[at].kid == kid => self.promote(app, lineage),
+            _ => Err(RotateError::NotWaiting(kid)),
+        }
     }
 
     /// Whether this key is waiting for its promotion.

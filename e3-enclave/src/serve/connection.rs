@@ -3,13 +3,14 @@
 //! Small requests are answered on the connection's own task, and the answers of all frames that one read brought leave in one write. Large ones go
 //! to a blocking thread. Answers that wait for their audit record stay here, withheld, until the record is durable or the deadline has passed.
 
-use super::engine::{Engine, Outcome, Place};
+use super::command::Commanded;
+use super::engine::{Engine, LONGEST, Outcome, Place, deadline};
 use super::inbox::{Inbox, Next, SMALL};
 use super::link::Link;
 use super::outbox::Outbox;
 use crate::audit::{Finished, Opened, Recorded, Ticket};
 use crate::session::{Challenge, Session};
-use e3_wire::{FRAME_HEADER, FrameHeader, FrameKind, Request, RequestRefusal};
+use e3_wire::{AdminAnswer, AdminRefusal, FRAME_HEADER, FrameHeader, FrameKind, Request, RequestRefusal};
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,8 +25,6 @@ use zeroize::Zeroizing;
 const WAITING: usize = 1024;
 /// Items that are done on the connection's own task.
 const SMALL_ITEMS: usize = 128;
-/// The longest time a request may ask for; bounds what an absurd timeout can hold on to.
-const LONGEST: Duration = Duration::from_secs(60);
 /// How long a draining connection stays quiet before it is closed.
 const QUIET: Duration = Duration::from_millis(200);
 /// How long and how much is read from a relay that broke the protocol, so that it can still read why it is cut off.
@@ -37,6 +36,7 @@ type Room = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireErro
 /// News for the connection from other threads. At most one for each waiting request, so its channel is bounded by [`WAITING`].
 enum News {
     Done { id: u64, outcome: Outcome, deadline: Instant },
+    Commanded { id: u64, done: Commanded },
     Recorded(Result<Recorded, Ticket>),
 }
 
@@ -246,10 +246,10 @@ impl Connection {
                 }
                 Next::Large(header, body, room) => {
                     self.partial = None;
-                    if header.kind == FrameKind::Request {
-                        self.hand_over(header.id, body, Some(room));
-                    } else {
-                        self.give_up(header.id);
+                    match (header.kind, self.session.admin()) {
+                        (FrameKind::Request, None) => self.hand_over(header.id, body, Some(room)),
+                        (FrameKind::Admin, Some(_)) => self.command(header.id, body, Some(room)),
+                        _ => self.give_up(header.id),
                     }
                 }
             }
@@ -257,6 +257,11 @@ impl Connection {
     }
 
     fn small(&mut self, header: FrameHeader, range: std::ops::Range<usize>) {
+        // A session is either a relay's or an administrator's, and neither asks what is the other's to ask.
+        let either = matches!(header.kind, FrameKind::Attest | FrameKind::Challenge);
+        if !either && (header.kind == FrameKind::Admin) != self.session.admin().is_some() {
+            return self.give_up(header.id);
+        }
         match header.kind {
             FrameKind::Ping if header.body == 0 => {
                 self.send(FrameKind::Pong, header.id, vec![u8::from(!self.draining)])
@@ -272,6 +277,10 @@ impl Connection {
                 }
             }
             FrameKind::Prove => self.prove(header.id, range),
+            FrameKind::Admin => {
+                let body = Zeroizing::new(self.inbox.bytes(range).to_vec());
+                self.command(header.id, body, None);
+            }
             FrameKind::Request => {
                 let body = self.inbox.bytes(range);
                 let Ok(request) = Request::read(body) else {
@@ -331,6 +340,37 @@ impl Connection {
         });
     }
 
+    /// Lets a blocking thread do an administrator's command. The nonce is used up here, whatever comes of it.
+    fn command(&mut self, id: u64, body: Zeroizing<Vec<u8>>, room: Option<OwnedSemaphorePermit>) {
+        let Some(nonce) = self.challenge.as_mut().map(|challenge| challenge.redeem(Instant::now())) else {
+            return self.give_up(id);
+        };
+        let Some(place) = self.engine.place() else {
+            let busy = AdminAnswer::Refused(AdminRefusal::NotReady, 0);
+            return self.send(FrameKind::Done, id, busy.write());
+        };
+        self.working += 1;
+        let (engine, news, arrived) = (Arc::clone(&self.engine), self.news.clone(), self.arrived);
+        let session = Arc::clone(&self.session);
+        tokio::task::spawn_blocking(move || {
+            let done = engine.command(&session, nonce, &body, arrived);
+            drop((body, room, place));
+            drop(news.send(News::Commanded { id, done }));
+        });
+    }
+
+    fn commanded(&mut self, id: u64, done: Commanded) {
+        match done {
+            Commanded::Rewrapped(outcome, deadline) => self.answer(id, outcome, deadline),
+            Commanded::Malformed => self.give_up(id),
+            Commanded::Answer(body, end) => {
+                self.send(FrameKind::Done, id, body);
+                self.closing |= end;
+                self.broken |= end;
+            }
+        }
+    }
+
     fn answer(&mut self, id: u64, outcome: Outcome, deadline: Instant) {
         match outcome {
             Outcome::Answer(Finished::Free(body)) => self.send(FrameKind::Answer, id, body),
@@ -360,6 +400,10 @@ impl Connection {
                 News::Done { id, outcome, deadline } => {
                     self.working -= 1;
                     self.answer(id, outcome, deadline);
+                }
+                News::Commanded { id, done } => {
+                    self.working -= 1;
+                    self.commanded(id, done);
                 }
                 News::Recorded(recorded) => self.recorded(recorded),
             }
@@ -426,10 +470,6 @@ impl Connection {
         }
         !(self.draining && self.is_idle() && self.arrived.max(self.moved) + QUIET <= now)
     }
-}
-
-fn deadline(arrived: Instant, timeout_ms: u32) -> Instant {
-    arrived + Duration::from_millis(u64::from(timeout_ms)).min(LONGEST)
 }
 
 const _: () = assert!(SMALL > FRAME_HEADER);

@@ -5,14 +5,22 @@ use crate::audit::{Audit, Finished, Stated, Withheld};
 use crate::config::Limits;
 use crate::envelope::{Authentic, SealError, SealTime, Sealer};
 use crate::error::Error;
-use crate::keyring::{Keyring, Live};
+use crate::keyring::{Keyring, Live, RotateError};
 use crate::policy::{Asked, Policy, Verb};
 use crate::session::Session;
 use e3_wire::{Item, Refusal, Request, RequestRefusal, Role, ValueType};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
+
+/// The longest time a request may ask for; bounds what an absurd timeout can hold on to.
+pub(super) const LONGEST: Duration = Duration::from_secs(60);
+
+/// When a request that arrived then is no longer waited for.
+pub(super) fn deadline(arrived: Instant, timeout_ms: u32) -> Instant {
+    arrived + Duration::from_millis(u64::from(timeout_ms)).min(LONGEST)
+}
 
 /// Items between two looks at the clock.
 const ITEMS_PER_LOOK: usize = 256;
@@ -25,6 +33,8 @@ pub(super) struct Engine {
     create_apps: bool,
     limits: Limits,
     counters: Counters,
+    /// Held while an administrator's command is done.
+    commands: Mutex<()>,
     /// Requests that wait for a worker or for the audit.
     waiting: AtomicUsize,
     /// Room for large frames, in KiB.
@@ -100,6 +110,7 @@ impl Engine {
             create_apps,
             limits,
             counters: Counters::default(),
+            commands: Mutex::default(),
             waiting: AtomicUsize::new(0),
             held: Arc::new(Semaphore::new(held)),
         }
@@ -123,6 +134,19 @@ impl Engine {
 
     pub(super) fn held(&self) -> &Arc<Semaphore> {
         &self.held
+    }
+
+    pub(super) fn commands(&self) -> &Mutex<()> {
+        &self.commands
+    }
+
+    /// Changes the keyring, if it is at this epoch.
+    pub(super) fn change<T>(
+        &self,
+        epoch: u64,
+        change: &mut dyn FnMut(&mut Keyring) -> Result<T, RotateError>,
+    ) -> Result<T, Error> {
+        self.live.change(epoch, change)
     }
 
     pub(super) fn reload(&self, force: bool) -> Result<Option<u64>, Error> {

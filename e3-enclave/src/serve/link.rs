@@ -7,8 +7,7 @@ use crate::session::{AttestedImage, Challenge, Session, Unproven};
 use e3_attest::{EXPORTER_LABEL, KeyringState, State, Verifier};
 use e3_link::Stream;
 use e3_link::attested::Attester;
-use e3_link::attested::engine::{EngineTls, RENEW};
-use std::collections::HashSet;
+use e3_link::attested::engine::{Admitted, EngineTls, RENEW};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -50,17 +49,17 @@ impl Development {
 }
 
 impl Link {
-    /// The attested link of a keyring: documents from `module`, and sessions for these relays alone; those of them that are enclaves are believed by `callers`.
+    /// The attested link of a keyring: documents from `module`, and sessions for those that are `admitted` alone; relays that are enclaves are believed by `callers`.
     ///
     /// # Errors
     /// The module makes no document.
     pub fn attested(
         module: Arc<dyn Attester>,
-        relays: HashSet<[u8; 32]>,
+        admitted: impl Into<Admitted>,
         callers: Verifier,
         state: State,
     ) -> Result<Self, Error> {
-        let tls = EngineTls::new(module, relays, state).map_err(Error::Link)?;
+        let tls = EngineTls::new(module, admitted, state).map_err(Error::Link)?;
         Ok(Self::over(Arc::new(tls), callers))
     }
 
@@ -74,11 +73,11 @@ impl Link {
     pub(super) async fn secure(&self, stream: Stream) -> Option<(Stream, (Session, Option<Challenge>))> {
         let Self::Attested(link) = self else { return Some((stream, (Session::plain(), None))) };
         let Some((stream, peer)) = link.tls.accept(stream).await else {
-            tracing::warn!("a connection was no relay of the measured list, and got no answer");
+            tracing::warn!("a connection was of nobody on the measured lists, and got no answer");
             return None;
         };
         let challenge = stream.exporter(EXPORTER_LABEL).map(Challenge::new);
-        Some((stream, (Session::relay(&peer), challenge)))
+        Some((stream, (Session::of(&peer), challenge)))
     }
 
     /// The image of a caller, if this document proves it.

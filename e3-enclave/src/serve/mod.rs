@@ -1,8 +1,9 @@
 //! Endpoints, connections, frames, deadlines and drain (SPEC.md, "Frames", "Connections").
 //!
 //! [`connection`] carries one relay's frames ([`inbox`] in, [`outbox`] out), [`engine`] does what a
-//! request asks, [`link`] is how it proves itself, [`signals`] says when to reload and when to stop.
+//! request asks, [`command`] what an administrator has done, [`link`] is how it proves itself, [`signals`] says when to reload and when to stop.
 
+mod command;
 mod connection;
 mod engine;
 mod inbox;

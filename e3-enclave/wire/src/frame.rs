@@ -36,6 +36,10 @@ pub enum FrameKind {
     Prove = 10,
     /// Engine → caller: the answer to that; body = 1 byte, 1 believed, 0 not believed, and then the engine closes.
     Proven = 11,
+    /// Administrator → engine: a signed [`crate::admin::Command`] over the session's last nonce.
+    Admin = 12,
+    /// Engine → administrator: the answer to that, an [`crate::AdminAnswer`]; a rewrap is answered with an [`FrameKind::Answer`] instead.
+    Done = 13,
 }
 
 /// Bytes of a nonce that an engine hands out.
@@ -93,6 +97,8 @@ impl FrameHeader {
             9 => FrameKind::Nonce,
             10 => FrameKind::Prove,
             11 => FrameKind::Proven,
+            12 => FrameKind::Admin,
+            13 => FrameKind::Done,
             _ => return Err(FrameError::UnknownKind),
         };
         Ok(Self { kind, id: u64::from_be_bytes(id), body })

@@ -6,8 +6,10 @@
 //! 2. [`token`]: the text form of a ciphertext, read and written canonically;
 //! 3. [`frame`]: length-prefixed frames with a hard limit that is checked before anything is allocated;
 //! 4. [`request`]: what a relay asks, one batch of items;
-//! 5. [`answer`]: what the engine answers, one result for each item, or one refusal for all.
+//! 5. [`answer`]: what the engine answers, one result for each item, or one refusal for all;
+//! 6. [`admin`]: what an administrator has done, and its answer.
 
+pub mod admin;
 pub mod answer;
 pub mod frame;
 pub mod name;
@@ -15,6 +17,9 @@ mod read;
 pub mod request;
 pub mod token;
 
+pub use admin::{
+    AdminAnswer, AdminRefusal, AdminVerb, Command, Done, KeyLineage, KeyUse, KeyringNow, ListedKey, RootFate,
+};
 pub use answer::{Answer, AnswerWriter, Inspection, ItemAnswer, Refusal, RequestRefusal};
 pub use frame::{FRAME_HEADER, FrameError, FrameHeader, FrameKind, MAX_FRAME, NONCE, NONCE_LIFE_S};
 pub use name::{App, NameError, Role, ValueType};

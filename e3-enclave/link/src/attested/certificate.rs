@@ -29,6 +29,9 @@ pub enum CertificateFault {
     /// Not a PKCS #8 private key for ECDSA with P-256.
     #[error("not a private key in PKCS #8 PEM for P-256: `relay key new` makes one")]
     Key,
+    /// Not a PKCS #8 private key for Ed25519.
+    #[error("not a private key in PKCS #8 PEM for Ed25519: `e3 admin-key new` makes one")]
+    AdminKey,
     /// Not one X.509 certificate.
     #[error("the certificate cannot be read")]
     Read,
@@ -79,27 +82,26 @@ impl LinkKey {
 
     /// A certificate of this key, with a document or without.
     pub(super) fn certificate(&self, document: Option<&[u8]>) -> Result<CertificateDer<'static>, CertificateFault> {
-        self.extended(
-            document
-                .map(|document| CustomExtension::from_oid_content(DOCUMENT, document.to_vec()))
-                .into_iter()
-                .collect(),
-        )
+        let extension = document.map(|document| CustomExtension::from_oid_content(DOCUMENT, document.to_vec()));
+        self_signed(&self.pair, extension.into_iter().collect())
     }
 
     /// The certificate of an engine that has no keyring in force.
     pub(super) fn locked(&self, document: &[u8], cause: Locked) -> Result<CertificateDer<'static>, CertificateFault> {
         let extension = |oid, content: &[u8]| CustomExtension::from_oid_content(oid, content.to_vec());
-        self.extended(vec![extension(DOCUMENT, document), extension(LOCKED, &[cause as u8])])
+        self_signed(&self.pair, vec![extension(DOCUMENT, document), extension(LOCKED, &[cause as u8])])
     }
+}
 
-    fn extended(&self, extensions: Vec<CustomExtension>) -> Result<CertificateDer<'static>, CertificateFault> {
-        let mut params = CertificateParams::new(vec!["e3.invalid".to_owned()]).map_err(|_| CertificateFault::Make)?;
-        params.distinguished_name = DistinguishedName::new();
-        params.custom_extensions = extensions;
-        let certificate = params.self_signed(&self.pair).map_err(|_| CertificateFault::Make)?;
-        Ok(certificate.der().clone())
-    }
+/// A certificate that says nothing but its key and these extensions.
+pub(super) fn self_signed(
+    pair: &KeyPair,
+    extensions: Vec<CustomExtension>,
+) -> Result<CertificateDer<'static>, CertificateFault> {
+    let mut params = CertificateParams::new(vec!["e3.invalid".to_owned()]).map_err(|_| CertificateFault::Make)?;
+    params.distinguished_name = DistinguishedName::new();
+    params.custom_extensions = extensions;
+    Ok(params.self_signed(pair).map_err(|_| CertificateFault::Make)?.der().clone())
 }
 
 /// The key in a certificate, as SubjectPublicKeyInfo in DER. That the peer has it is for the handshake to prove.

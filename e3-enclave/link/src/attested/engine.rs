@@ -18,6 +18,7 @@ use tokio_rustls::rustls::{
     version,
 };
 
+use super::admin::{PUBLIC_KEY, ed25519_of};
 use super::certificate::{CertificateFault, LinkKey, spki_of};
 use super::{ALPN, Attester, Locked, key_hash, provider};
 use crate::stream::Stream;
@@ -45,17 +46,49 @@ pub enum EngineTlsError {
     Setup,
 }
 
-/// The relay at the other end of a session, known by its key. Only [`EngineTls::accept`] makes it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Peer {
-    key: [u8; 32],
+/// Who may come in.
+#[derive(Debug, Clone, Default)]
+pub struct Admitted {
+    /// SHA-256 of the SubjectPublicKeyInfo of each relay.
+    pub relays: HashSet<[u8; 32]>,
+    /// Ed25519 public keys of administrators.
+    pub admins: HashSet<[u8; PUBLIC_KEY]>,
 }
 
+impl From<HashSet<[u8; 32]>> for Admitted {
+    fn from(relays: HashSet<[u8; 32]>) -> Self {
+        Self { relays, admins: HashSet::new() }
+    }
+}
+
+impl Admitted {
+    fn peer(&self, spki: &[u8]) -> Option<Peer> {
+        // A key that stands in both lists is an administrator's: nobody is both.
+        if let Some(key) = ed25519_of(spki).filter(|key| self.admins.contains(key)) {
+            return Some(Peer(Who::Admin(key)));
+        }
+        Some(key_hash(spki)).filter(|hash| self.relays.contains(hash)).map(|hash| Peer(Who::Relay(hash)))
+    }
+}
+
+/// Whose session it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Who {
+    /// A relay's, known by SHA-256 of its SubjectPublicKeyInfo.
+    Relay([u8; 32]),
+    /// An administrator's, known by its Ed25519 public key.
+    Admin([u8; PUBLIC_KEY]),
+}
+
+/// The other end of a session, known by its key. Only [`EngineTls::accept`] makes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Peer(Who);
+
 impl Peer {
-    /// SHA-256 of its SubjectPublicKeyInfo.
+    /// Who it is.
     #[must_use]
-    pub const fn key(&self) -> &[u8; 32] {
-        &self.key
+    pub const fn who(&self) -> &Who {
+        &self.0
     }
 }
 
@@ -65,6 +98,7 @@ pub struct EngineTls {
     signer: Arc<dyn SigningKey>,
     attester: Arc<dyn Attester>,
     current: Arc<Current>,
+    admitted: Arc<Admitted>,
     acceptor: TlsAcceptor,
 }
 
@@ -75,11 +109,16 @@ impl fmt::Debug for EngineTls {
 }
 
 impl EngineTls {
-    /// Makes the key of this boot and the first certificate. Relays whose keys' hashes are not among `relays` get no session.
+    /// Makes the key of this boot and the first certificate. Whoever is not `admitted` gets no session.
     ///
     /// # Errors
     /// See [`EngineTlsError`].
-    pub fn new(attester: Arc<dyn Attester>, relays: HashSet<[u8; 32]>, state: State) -> Result<Self, EngineTlsError> {
+    pub fn new(
+        attester: Arc<dyn Attester>,
+        admitted: impl Into<Admitted>,
+        state: State,
+    ) -> Result<Self, EngineTlsError> {
+        let admitted = Arc::new(admitted.into());
         let key = LinkKey::generate()?;
         let provider = provider();
         let signer = provider.key_provider.load_private_key(key.private()).map_err(|_| EngineTlsError::Setup)?;
@@ -89,12 +128,12 @@ impl EngineTls {
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&version::TLS13])
             .map_err(|_| EngineTlsError::Setup)?
-            .with_client_cert_verifier(Arc::new(Pinned { relays, algorithms }))
+            .with_client_cert_verifier(Arc::new(Pinned { admitted: Arc::clone(&admitted), algorithms }))
             .with_cert_resolver(Arc::clone(&current) as Arc<dyn ResolvesServerCert>);
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        Ok(Self { key, signer, attester, current, acceptor: TlsAcceptor::from(Arc::new(config)) })
+        Ok(Self { key, signer, attester, current, admitted, acceptor: TlsAcceptor::from(Arc::new(config)) })
     }
 
     /// Renews the certificate: a fresh document over the state of now. Sessions go on; the next ones see the new one. To be called every [`RENEW`],
@@ -136,11 +175,11 @@ impl EngineTls {
         self.key.spki()
     }
 
-    /// Ends the handshake of a connection; `None` for whoever is no pinned relay, or too slow.
+    /// Ends the handshake of a connection; `None` for whoever is not admitted, or too slow.
     pub async fn accept(&self, stream: Stream) -> Option<(Stream, Peer)> {
         let session = tokio::time::timeout(HANDSHAKE, self.acceptor.accept(stream)).await.ok()?.ok()?;
         let certificate = session.get_ref().1.peer_certificates()?.first()?;
-        let peer = Peer { key: key_hash(spki_of(certificate).ok()?) };
+        let peer = self.admitted.peer(spki_of(certificate).ok()?)?;
         Some((Stream::tls(session.into()), peer))
     }
 }
@@ -177,10 +216,10 @@ impl ResolvesServerCert for Current {
     }
 }
 
-/// Relays by the hashes of their keys; who certifies them does not matter.
+/// Relays and administrators by their keys; who certifies them does not matter.
 #[derive(Debug)]
 struct Pinned {
-    relays: HashSet<[u8; 32]>,
+    admitted: Arc<Admitted>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -196,7 +235,7 @@ impl ClientCertVerifier for Pinned {
         _: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let spki = spki_of(end_entity).map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
-        if self.relays.contains(&key_hash(spki)) {
+        if self.admitted.peer(spki).is_some() {
             Ok(ClientCertVerified::assertion())
         } else {
             Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))

@@ -2,10 +2,12 @@
 //!
 //! [`certificate`]: the two kinds of self-signed certificates; [`engine`]: the engine's side, whose certificate carries its attestation document;
 //! [`relay`]: the relay's side, which believes nothing but that document; [`memory`]: what a relay has seen, so that nobody can go back behind it; [`locked`]: why an
-//! engine serves nobody yet; `caller`: how a caller that is itself an enclave proves that, too.
+//! engine serves nobody yet; `caller`: how a caller that is itself an enclave proves that, too; [`admin`]: administrators,
+//! who sign what they have done.
 //!
 //! There is no session resumption, since it would skip the document; a session lives at most [`SESSION_MAX`], so that an engine is checked again.
 
+pub mod admin;
 pub(crate) mod caller;
 pub mod certificate;
 pub mod engine;

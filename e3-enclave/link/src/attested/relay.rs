@@ -10,12 +10,13 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::client::Resumption;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use tokio_rustls::rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature};
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio_rustls::rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, PeerIncompatible, SignatureScheme,
     version,
 };
 
+use super::admin::AdminKey;
 use super::certificate::{CertificateFault, LinkKey, document_of, locked_of};
 use super::memory::{Memory, Rollback};
 use super::{ALPN, Attester, Locked, provider};
@@ -37,7 +38,9 @@ pub enum Refusal {
     #[error(transparent)]
     Locked(#[from] Locked),
     /// The engine refused the session: this relay's key is not among its pinned ones.
-    #[error("the engine refuses this relay's key: its hash must be among the image's relay keys")]
+    #[error(
+        "the engine refuses this relay's key: its hash must be among the image's relay keys (or an administrator's key among its `admins`)"
+    )]
     Unpinned,
     /// No TLS 1.3 with the engine.
     #[error("no TLS 1.3 session: the engine serves a plain link, or something else listens there")]
@@ -86,6 +89,29 @@ impl RelayTls {
         accepted: PcrSets,
         memory: Arc<Memory>,
     ) -> Result<Self, CertificateFault> {
+        Self::with(key.certificate(None)?, key.private(), verifier, accepted, memory)
+    }
+
+    /// The same for an administrator.
+    ///
+    /// # Errors
+    /// The certificate of the key cannot be made.
+    pub fn admin(
+        key: &AdminKey,
+        verifier: Verifier,
+        accepted: PcrSets,
+        memory: Arc<Memory>,
+    ) -> Result<Self, CertificateFault> {
+        Self::with(key.certificate()?, key.private(), verifier, accepted, memory)
+    }
+
+    fn with(
+        certificate: CertificateDer<'static>,
+        private: PrivateKeyDer<'static>,
+        verifier: Verifier,
+        accepted: PcrSets,
+        memory: Arc<Memory>,
+    ) -> Result<Self, CertificateFault> {
         let algorithms = provider().signature_verification_algorithms;
         // Stands until each handshake brings its own.
         let nobody = Arc::new(Engine {
@@ -100,7 +126,7 @@ impl RelayTls {
             .map_err(|_| CertificateFault::Make)?
             .dangerous()
             .with_custom_certificate_verifier(nobody)
-            .with_client_auth_cert(vec![key.certificate(None)?], key.private())
+            .with_client_auth_cert(vec![certificate], private)
             .map_err(|_| CertificateFault::Make)?;
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.resumption = Resumption::disabled();
