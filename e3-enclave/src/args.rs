@@ -1,6 +1,8 @@
 //! The command line.
 
 use clap::{Parser, Subcommand, ValueEnum};
+use e3_link::Endpoint;
+use e3_link::attested::memory::KeyringId;
 use e3_wire::App;
 use std::path::PathBuf;
 
@@ -37,6 +39,9 @@ pub enum Command {
     /// Make, list and rotate keys.
     #[command(subcommand)]
     Keys(Keys),
+    /// Make and show keys of administrators, who may change the keys of running engines.
+    #[command(subcommand)]
+    AdminKey(AdminKeyCommand),
     /// About the configuration file.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -81,7 +86,7 @@ pub struct EnclaveArgs {
     pub parent: PathBuf,
     /// Where relays find the engine.
     #[arg(long)]
-    pub listen: e3_link::Endpoint,
+    pub listen: Endpoint,
 }
 
 /// The program on the parent instance.
@@ -116,17 +121,28 @@ pub enum InputsCommand {
 /// Make, list and rotate keys.
 #[derive(Debug, Subcommand)]
 pub enum Keys {
-    /// Make an empty keyring, and the root key file if there is none.
-    Init(ConfigFile),
+    /// Make an empty keyring: in a file, with the root key file if there is none; or in a running engine that has none, under a root of KMS.
+    #[command(after_help = "\
+Examples:
+  e3 keys init --config config/e3.yaml
+  e3 keys init --kms arn:aws:kms:eu-central-1:111122223333:key/… --engine vsock://16:7003 --admin-key admin.pem --pcrs expected.json")]
+    Init {
+        /// ARN of the KMS key, which must be the one that is measured into the image.
+        #[arg(long, requires = "engines")]
+        kms: Option<String>,
+        /// Where the keyring is.
+        #[command(flatten)]
+        at: At,
+    },
     /// List the keys; never their bytes.
-    List(ConfigFile),
+    List(At),
     /// Give an app its first keys.
     CreateApp {
         /// The app.
         app: App,
-        /// Where the configuration is.
+        /// Where the keyring is.
         #[command(flatten)]
-        config: ConfigFile,
+        at: At,
     },
     /// Add a new key that only opens, then promote it once every engine holds it.
     #[command(after_help = "\
@@ -148,9 +164,87 @@ Examples:
         /// Add and promote in one step. With several engines, some would refuse each other's tokens for a moment.
         #[arg(long)]
         now: bool,
-        /// Where the configuration is.
+        /// Where the keyring is.
         #[command(flatten)]
-        config: ConfigFile,
+        at: At,
+    },
+    /// Replace tokens under old keys by tokens of the same values under the newest: read from standard input, one a line, written to standard output in their order. The
+    /// values stay inside the engine.
+    #[command(after_help = "\
+Example:
+  e3 keys rewrap --app shop --engine vsock://16:7003 --admin-key admin.pem --pcrs expected.json < old.txt > new.txt
+
+Tokens that are under the newest key already come back as they are, so that it may be repeated. At a line that is refused it stops; what was written until then is good.")]
+    Rewrap {
+        /// Whose tokens.
+        #[arg(long)]
+        app: App,
+        /// The engines.
+        #[command(flatten)]
+        engines: Engines,
+    },
+    /// Destroy keys for good: a new root is made, every other key is kept under it, and KMS is to deny the old root.
+    #[command(after_help = "\
+Steps:
+  1. rotate, and rewrap what is under the keys that are to go;
+  2. allow the next root version (`e3 keys list` shows the present one) in the KMS key policy's condition on `e3:root-version`;
+  3. e3 keys destroy --kid 3 --engine … --admin-key admin.pem --pcrs expected.json
+  4. take the old root version out of the key policy;
+  5. e3 keys destroy --verify --engine … : exits with 0 once KMS denies every old root. Only then do old copies of the keyring open nothing.")]
+    Destroy {
+        /// A key that is neither active nor waiting; may be given several times.
+        #[arg(long = "kid", required_unless_present = "verify", conflicts_with = "verify")]
+        kids: Vec<u32>,
+        /// Destroy nothing; only ask KMS whether it still opens roots that were replaced.
+        #[arg(long)]
+        verify: bool,
+        /// The engines.
+        #[command(flatten)]
+        engines: Engines,
+    },
+}
+
+/// Where a keyring is: in a file here, or in running engines.
+#[derive(Debug, clap::Args)]
+pub struct At {
+    /// Where the configuration is.
+    #[command(flatten)]
+    pub config: ConfigFile,
+    /// The engines.
+    #[command(flatten)]
+    pub engines: Engines,
+}
+
+/// Running engines, which prove themselves and do what an administrator signed.
+#[derive(Debug, clap::Args)]
+pub struct Engines {
+    /// A running engine: `vsock://cid:port`, `unix:///path`, `hybrid:///path:port`. Several are alternatives with one keyring: what changes it goes to the first, the others
+    /// are asked whether they follow.
+    #[arg(long = "engine", value_name = "ENDPOINT", requires = "admin_key", requires = "pcrs")]
+    pub engines: Vec<Endpoint>,
+    /// The administrator's key, as `e3 admin-key new` makes it; its public key must be measured into the engines' image.
+    #[arg(long, value_name = "FILE", requires = "engines")]
+    pub admin_key: Option<PathBuf>,
+    /// The PCRs of the image that must run there, as JSON: one set or a list.
+    #[arg(long, value_name = "FILE", requires = "engines")]
+    pub pcrs: Option<PathBuf>,
+    /// The only keyring to do anything to, by its public id.
+    #[arg(long, value_name = "ID", requires = "engines")]
+    pub keyring: Option<KeyringId>,
+}
+
+/// Keys of administrators.
+#[derive(Debug, Subcommand)]
+pub enum AdminKeyCommand {
+    /// Make a key in a new file that nobody else may read, and print its public key: for `admins` in the measured inputs.
+    New {
+        /// The file; must not exist.
+        file: PathBuf,
+    },
+    /// Print the public key.
+    Show {
+        /// The file.
+        file: PathBuf,
     },
 }
 

@@ -1,16 +1,19 @@
 //! What each command does.
 
-use crate::args::{Args, Command, ConfigCommand, Host, InputsCommand, Keys, LineageArg};
+use crate::args::{AdminKeyCommand, Args, At, Command, ConfigCommand, Engines, Host, InputsCommand, Keys, LineageArg};
 use crate::audit::Audit;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Report};
 use crate::error::Error;
 use crate::inputs::Inputs;
-use crate::keyring::{KeyState, Keyring, Lineage, Live, RootKey, RotateError, Store};
+use crate::keyring::storage::create_private;
+use crate::keyring::{Keyring, Lineage, Live, RootKey, RotateError, Store, hex};
+use crate::operator::{self, Operator, OperatorError};
 use crate::serve::Settings;
 use crate::serve::link::Link;
 use crate::{harden, host, log, serve};
 use clap::CommandFactory;
-use e3_wire::App;
+use e3_link::attested::admin::AdminKey;
+use e3_wire::{App, KeyUse, KeyringNow, ListedKey, RootFate};
 use std::io::Write;
 use std::path::Path;
 
@@ -31,6 +34,7 @@ pub fn execute(args: Args) -> Result<(), Error> {
         }
         Command::Check(file) => check(&file.config),
         Command::Keys(keys) => manage(keys),
+        Command::AdminKey(command) => admin_key(command),
         Command::Config(ConfigCommand::Schema) => print(&config::schema().map_err(|e| Error::Runtime(e.into()))?),
         Command::Host(Host::Run(file)) => {
             let config = host::config::Config::load(&file.config)?;
@@ -89,33 +93,107 @@ fn check(path: &Path) -> Result<(), Error> {
 
 fn manage(keys: Keys) -> Result<(), Error> {
     match keys {
-        Keys::Init(file) => {
-            let config = Config::load(&file.config)?;
-            let made = init_root(&config)?;
-            let keyring = Store::new(config.keyring.clone(), root(&config)?).create()?;
-            print(&format!("{made}made keyring {} in {}\n", keyring.id(), config.keyring.display()))
+        Keys::Init { kms, at } => match (Operator::of(&at.engines)?, kms) {
+            (Some(operator), Some(kms)) => {
+                let id = operator.init(&kms)?;
+                print(&format!("made keyring {id} under a root of {kms}\n"))
+            }
+            (Some(_), None) => {
+                Err(Error::Config(Report::new("--kms: the KMS key is needed for a running engine".into())))
+            }
+            (None, _) => {
+                let config = Config::load(&at.config.config)?;
+                let made = init_root(&config)?;
+                let keyring = Store::new(config.keyring.clone(), root(&config)?).create()?;
+                print(&format!("{made}made keyring {} in {}\n", keyring.id(), config.keyring.display()))
+            }
+        },
+        Keys::List(at) => {
+            if let Some(operator) = Operator::of(&at.engines)? {
+                for (endpoint, now, keys) in operator.list()? {
+                    print(&format!("{endpoint}\n{}", list(now, &keys)))?;
+                }
+                return Ok(());
+            }
+            let keyring = store(&at)?.load()?;
+            print(&list(keyring.now(), &keyring.listed()))
         }
-        Keys::List(file) => {
-            let config = Config::load(&file.config)?;
-            list(&Store::new(config.keyring.clone(), root(&config)?).load()?)
+        Keys::CreateApp { app, at } => {
+            let epoch = match Operator::of(&at.engines)? {
+                Some(operator) => operator.create_app(app)?,
+                None => store(&at)?.update(|k| k.create_app(app).map(Some))?.0.epoch(),
+            };
+            print(&format!("made the keys of app {app}; the keyring is at epoch {epoch}\n"))
         }
-        Keys::CreateApp { app, config } => {
-            let config = Config::load(&config.config)?;
-            let store = Store::new(config.keyring.clone(), root(&config)?);
-            let (keyring, _) = store.update(|k| k.create_app(app).map(Some))?;
-            print(&format!("made the keys of app {app}; the keyring is at epoch {}\n", keyring.epoch()))
-        }
-        Keys::Rotate { app, lineage, promote, now, config } => {
+        Keys::Rotate { app, lineage, promote, now, at } => {
             let lineage = match lineage {
                 LineageArg::Random => Lineage::Random,
                 LineageArg::Det => Lineage::Deterministic,
             };
-            let config = Config::load(&config.config)?;
-            let store = Store::new(config.keyring.clone(), root(&config)?);
-            let (keyring, report) = store.update(|k| rotate(k, app, lineage, promote, now).map(Some))?;
+            if let Some(operator) = Operator::of(&at.engines)? {
+                return print(&operator.rotate(app, lineage, promote, now)?);
+            }
+            let (keyring, report) = store(&at)?.update(|k| rotate(k, app, lineage, promote, now).map(Some))?;
             print(&format!("{}the keyring is at epoch {}\n", report.unwrap_or_default(), keyring.epoch()))
         }
+        Keys::Rewrap { app, engines } => {
+            let operator = operator(&engines)?;
+            let out = std::io::BufWriter::new(std::io::stdout().lock());
+            let (new, kept) = operator.rewrap(app, std::io::stdin().lock(), out)?;
+            eprintln!("e3: {new} tokens rewrapped, {kept} were under the newest key already");
+            Ok(())
+        }
+        Keys::Destroy { kids, verify: _, engines } => destroy(&operator(&engines)?, kids),
     }
+}
+
+fn destroy(operator: &Operator, kids: Vec<u32>) -> Result<(), Error> {
+    let names: Vec<String> = kids.iter().map(ToString::to_string).collect();
+    let (now, roots) = operator.destroy(kids)?;
+    let mut text = match &names[..] {
+        [] => String::new(),
+        names => format!("destroyed keys {}; ", names.join(", ")),
+    };
+    text.push_str(&format!("the keyring is at epoch {}, under root version {}\n", now.epoch, now.root_version));
+    let mut allowed = None;
+    for (version, fate) in roots {
+        let said = match fate {
+            RootFate::Denied => "KMS denies it: old copies of the keyring open nothing",
+            RootFate::StillAllowed => "KMS STILL OPENS IT",
+            RootFate::Unknown => "KMS did not say",
+        };
+        if fate != RootFate::Denied {
+            allowed = allowed.or(Some(version));
+        }
+        text.push_str(&format!("root version {version}: {said}\n"));
+    }
+    print(&text)?;
+    allowed.map_or(Ok(()), |version| Err(OperatorError::StillAllowed(version).into()))
+}
+
+/// The engines of a command that only running engines do.
+fn operator(engines: &Engines) -> Result<Operator, Error> {
+    let missing = || Error::Config(Report::new("--engine: only a running engine does this; name one".into()));
+    Operator::of(engines)?.ok_or_else(missing)
+}
+
+fn store(at: &At) -> Result<Store, Error> {
+    let config = Config::load(&at.config.config)?;
+    Ok(Store::new(config.keyring.clone(), root(&config)?))
+}
+
+fn admin_key(command: AdminKeyCommand) -> Result<(), Error> {
+    let key = match command {
+        AdminKeyCommand::New { file } => {
+            let fault = |cause| OperatorError::Key { path: file.clone(), cause };
+            let key = AdminKey::generate().map_err(fault)?;
+            let pem = zeroize::Zeroizing::new(key.to_pem());
+            create_private(&file, pem.as_bytes())?;
+            key
+        }
+        AdminKeyCommand::Show { file } => operator::admin_key(&file)?,
+    };
+    print(&format!("{}\n", hex(key.public())))
 }
 
 /// Rotates one app or all of them; answers what was done, for people.
@@ -150,24 +228,24 @@ fn rotate(
     Ok(report)
 }
 
-fn list(keyring: &Keyring) -> Result<(), Error> {
+fn list(now: KeyringNow, keys: &[ListedKey]) -> String {
     let mut text = format!(
         "keyring {}  epoch {}  root version {}\n{:>6}  {:<32}  {:<7}  {:<12}  created (Unix seconds)\n",
-        keyring.id(),
-        keyring.epoch(),
-        keyring.root_version(),
+        hex(&now.id),
+        now.epoch,
+        now.root_version,
         "kid",
         "app",
         "lineage",
         "state"
     );
-    for key in keyring.list() {
+    for key in keys {
         let state = match key.state {
-            KeyState::Active => "active",
-            KeyState::DecryptOnly if keyring.is_waiting(key.kid) => "distributed",
-            KeyState::DecryptOnly => "decrypt-only",
+            KeyUse::Active => "active",
+            KeyUse::Distributed => "distributed",
+            KeyUse::DecryptOnly => "decrypt-only",
         };
-        let lineage = key.lineage.to_string();
+        let lineage = Lineage::from(key.lineage).to_string();
         text.push_str(&format!(
             "{:>6}  {:<32}  {lineage:<7}  {state:<12}  {}\n",
             key.kid,
@@ -175,7 +253,7 @@ fn list(keyring: &Keyring) -> Result<(), Error> {
             key.created
         ));
     }
-    print(&text)
+    text
 }
 
 #[cfg(feature = "development")]
@@ -223,7 +301,6 @@ fn root(_: &Config) -> Result<RootKey, Error> {
 /// Makes the root key file if the configuration names one that is missing; answers what was done, for people.
 #[cfg(feature = "development")]
 fn init_root(config: &Config) -> Result<String, Error> {
-    use crate::keyring::storage::create_private;
     let config::RootSource::File(path) = &config.root else { return Ok(String::new()) };
     if config.keyring.symlink_metadata().is_ok() {
         return Err(Error::KeyringExists { path: config.keyring.clone() });

@@ -1,6 +1,7 @@
 //! What can keep the program from doing its work. Each is one line for people: what failed, where, and what to do.
 
 use crate::keyring::{KeyringFault, RotateError, UnlockError};
+use crate::operator::OperatorError;
 use std::io;
 use std::path::PathBuf;
 
@@ -96,6 +97,9 @@ pub enum Error {
     /// The keys cannot be unlocked.
     #[error(transparent)]
     Unlock(#[from] UnlockError),
+    /// A command to running engines.
+    #[error(transparent)]
+    Operator(#[from] OperatorError),
     /// A service of the host does not do what it is asked.
     #[error("{endpoint}: {fault}")]
     Host {
@@ -168,6 +172,7 @@ impl Error {
         match self {
             Self::Config(_) | Self::PlainLink | Self::NoRootSource => 2,
             Self::Unlock(e) => e.exit_code(),
+            Self::Operator(e) => e.exit_code(),
             Self::Host { .. } => 4,
             Self::OpenToOthers { .. }
             | Self::NotOwned { .. }

@@ -11,7 +11,7 @@
 //! 7. [`audit`]: what was opened is on the disk before its answer leaves.
 //!
 //! [`inputs`] is what was measured into an image, [`parent`] the engine's side of the host's services, [`host`] the program on the parent instance that serves them.
-//! [`admin`] is what only an administrator may have done. As an enclave it is the machine's first program: [`enclave`]. [`module`] makes the documents by which the engine proves itself; [`args`], [`config`], [`log`] and [`command`] are the way in, [`error`] the way out. Formats are SPEC.md's.
+//! [`admin`] is what only an administrator may have done, [`operator`] how he asks for it. As an enclave it is the machine's first program: [`enclave`]. [`module`] makes the documents by which the engine proves itself; [`args`], [`config`], [`log`] and [`command`] are the way in, [`error`] the way out. Formats are SPEC.md's.
 
 pub mod admin;
 pub mod args;
@@ -28,6 +28,7 @@ pub mod keyring;
 pub mod kms;
 pub mod log;
 pub mod module;
+pub mod operator;
 pub mod parent;
 pub mod policy;
 pub mod serve;

@@ -6,6 +6,7 @@
 
 pub(crate) mod derive;
 pub(crate) mod file;
+mod listing;
 pub mod live;
 pub mod root;
 pub mod rotate;

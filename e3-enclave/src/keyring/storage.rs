@@ -131,7 +131,6 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 }
 
 /// Makes a file that must not exist yet, readable by its owner alone, and syncs it.
-#[cfg(feature = "development")]
 pub(crate) fn create_private(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let io = |source| Error::Write { path: path.to_owned(), source };
     let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path).map_err(io)?;

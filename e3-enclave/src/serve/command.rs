@@ -4,12 +4,9 @@ use super::engine::{Engine, Outcome, deadline};
 use crate::admin::{AdminPermit, Decided, Signed};
 use crate::audit::{Record, Recorded};
 use crate::error::Error;
-use crate::keyring::{KeyState, Keyring, Lineage, RotateError};
+use crate::keyring::{Keyring, RotateError};
 use crate::session::{Session, Unproven};
-use e3_wire::{
-    AdminAnswer, AdminRefusal, AdminVerb, Command, Done, Item, KeyLineage, KeyUse, KeyringNow, ListedKey, NONCE,
-    Request,
-};
+use e3_wire::{AdminAnswer, AdminRefusal, AdminVerb, Command, Done, Item, NONCE, Request};
 use std::sync::PoisonError;
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
@@ -70,7 +67,7 @@ impl Engine {
         }
         let (answer, decided) = match self.execute(&permit, &command) {
             Ok(done) => {
-                let now = now(&self.keyring());
+                let now = self.keyring().now();
                 tracing::info!(
                     admin = session.name(),
                     verb = crate::admin::verb_name(&command.verb),
@@ -140,16 +137,16 @@ impl Engine {
             self.change(command.epoch, change).map_err(|error| refused(&error))
         };
         match command.verb {
-            AdminVerb::List => Ok(Done::Keys(listed(&self.keyring()))),
+            AdminVerb::List => Ok(Done::Keys(self.keyring().listed())),
             AdminVerb::CreateApp { app } => {
                 change(&mut |keyring| keyring.create_app(app).map(|()| 0))?;
                 Ok(Done::Plain)
             }
-            AdminVerb::Distribute { app, lineage: which } => {
-                Ok(Done::Key(change(&mut |keyring| keyring.distribute(app, lineage(which)))?))
+            AdminVerb::Distribute { app, lineage } => {
+                Ok(Done::Key(change(&mut |keyring| keyring.distribute(app, lineage.into()))?))
             }
-            AdminVerb::Promote { app, lineage: which, kid } => {
-                Ok(Done::Key(change(&mut |keyring| keyring.promote_waiting(app, lineage(which), kid))?))
+            AdminVerb::Promote { app, lineage, kid } => {
+                Ok(Done::Key(change(&mut |keyring| keyring.promote_waiting(app, lineage.into(), kid))?))
             }
             AdminVerb::Destroy { .. } => Err(AdminRefusal::NoKms.into()),
             // Answered where there is no keyring.
@@ -174,35 +171,5 @@ fn refused(error: &Error) -> Refused {
             tracing::error!(%error, "the keyring could not be changed");
             AdminRefusal::Storage.into()
         }
-    }
-}
-
-fn now(keyring: &Keyring) -> KeyringNow {
-    KeyringNow { id: *keyring.id_bytes(), epoch: keyring.epoch(), root_version: keyring.root_version() }
-}
-
-fn listed(keyring: &Keyring) -> Vec<ListedKey> {
-    let state = |kid, state| match state {
-        KeyState::Active => KeyUse::Active,
-        KeyState::DecryptOnly if keyring.is_waiting(kid) => KeyUse::Distributed,
-        KeyState::DecryptOnly => KeyUse::DecryptOnly,
-    };
-    let one = |key: crate::keyring::KeyInfo| ListedKey {
-        kid: key.kid,
-        app: key.app,
-        lineage: match key.lineage {
-            Lineage::Random => KeyLineage::Random,
-            Lineage::Deterministic => KeyLineage::Deterministic,
-        },
-        state: state(key.kid, key.state),
-        created: key.created,
-    };
-    keyring.list().map(one).collect()
-}
-
-const fn lineage(which: KeyLineage) -> Lineage {
-    match which {
-        KeyLineage::Random => Lineage::Random,
-        KeyLineage::Deterministic => Lineage::Deterministic,
     }
 }

@@ -4,6 +4,7 @@ use crate::harness::{Engine, PATIENCE, Setup};
 use e3_attest::make::{Authority, Content};
 use e3_attest::{Pcr, PcrSet, PcrSets, Request};
 use e3_link::attested::Attester;
+use e3_link::attested::admin::AdminKey;
 use e3_link::attested::certificate::LinkKey;
 use e3_link::attested::memory::Memory;
 use e3_link::attested::relay::RelayTls;
@@ -11,6 +12,7 @@ use e3_link::{Client, ClientOptions, Endpoint, FrameReader, Security, Stream};
 use e3_wire::{FrameHeader, FrameKind, MAX_FRAME};
 use std::collections::HashMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -25,19 +27,83 @@ pub(crate) struct Place {
     pub(crate) setup: Setup,
     pub(crate) engine: Option<Engine>,
     pub(crate) key: LinkKey,
+    pub(crate) admin: AdminKey,
     pub(crate) authority: Arc<Authority>,
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 impl Place {
     pub(crate) fn new() -> Self {
-        let authority = Authority::new(SystemTime::now(), Duration::from_secs(86_400)).unwrap();
-        let key = LinkKey::generate().unwrap();
-        let hash: String = key.hash().iter().map(|b| format!("{b:02x}")).collect();
-        let lines = format!("audit: {{file: audit.jsonl}}\nattested: {{module: module, relays: [{hash}]}}");
-        let setup = Setup::with(&lines);
-        fs::write(setup.path("module"), authority.to_bytes()).unwrap();
-        let engine = Some(setup.start());
-        Self { setup, engine, key, authority: Arc::new(authority) }
+        Self::with("audit.jsonl")
+    }
+
+    /// The same with this audit sink.
+    pub(crate) fn with(audit: &str) -> Self {
+        let authority = Arc::new(Authority::new(SystemTime::now(), Duration::from_secs(86_400)).unwrap());
+        let (key, admin) = (LinkKey::generate().unwrap(), AdminKey::generate().unwrap());
+        let setup = Setup::with(&Self::lines(audit, &key, &admin));
+        Self { setup, engine: None, key, admin, authority }.started()
+    }
+
+    fn lines(audit: &str, key: &LinkKey, admin: &AdminKey) -> String {
+        let (relay, admin) = (hex(&key.hash()), hex(admin.public()));
+        format!("audit: {{file: {audit}}}\nattested: {{module: module, relays: [{relay}], admins: [{admin}]}}")
+    }
+
+    /// Another engine on another host, with a copy of the keyring as it is now, for the same relay and administrator.
+    pub(crate) fn copy(&self) -> Self {
+        let key = LinkKey::from_pem(&self.key.to_pem()).unwrap();
+        let admin = AdminKey::from_pem(&self.admin.to_pem()).unwrap();
+        let setup = Setup::with(&Self::lines("audit.jsonl", &key, &admin));
+        let copy = Self { setup, engine: None, key, admin, authority: Arc::clone(&self.authority) };
+        fs::copy(self.setup.path("root.key"), copy.setup.path("root.key")).unwrap();
+        self.hand_keyring_to(&copy);
+        copy.started()
+    }
+
+    /// Replaces the other's keyring file by this one's.
+    pub(crate) fn hand_keyring_to(&self, other: &Self) {
+        fs::copy(self.setup.path("keyring"), other.setup.path("new")).unwrap();
+        fs::rename(other.setup.path("new"), other.setup.path("keyring")).unwrap();
+    }
+
+    fn started(mut self) -> Self {
+        fs::write(self.setup.path("module"), self.authority.to_bytes()).unwrap();
+        let pcr = |byte: u8| hex(&[byte; 48]);
+        let expected = format!(r#"{{"pcr0": "{}", "pcr1": "{}", "pcr2": "{}"}}"#, pcr(1), pcr(2), pcr(3));
+        fs::write(self.setup.path("expected.json"), expected).unwrap();
+        fs::write(self.setup.path("expected.json.root"), self.authority.root()).unwrap();
+        fs::write(self.setup.path("admin.pem"), self.admin.to_pem()).unwrap();
+        fs::set_permissions(self.setup.path("admin.pem"), fs::Permissions::from_mode(0o600)).unwrap();
+        self.engine = Some(self.setup.start());
+        self
+    }
+
+    /// The arguments that send a command to these engines, as this one's administrator.
+    pub(crate) fn at(&self, others: &[&Self]) -> Vec<String> {
+        let path = |name: &str| self.setup.path(name).display().to_string();
+        let mut args = vec!["--admin-key".to_owned(), path("admin.pem"), "--pcrs".to_owned(), path("expected.json")];
+        for place in [self].iter().chain(others) {
+            args.extend(["--engine".to_owned(), place.endpoint().to_string()]);
+        }
+        args
+    }
+
+    /// The administrator's side.
+    pub(crate) fn admin_tls(&self, key: &AdminKey) -> RelayTls {
+        let memory = Arc::new(Memory::new(None, HashMap::new()));
+        RelayTls::admin(key, self.verifier(), Self::accepted(), memory).unwrap()
+    }
+
+    fn verifier(&self) -> e3_attest::Verifier {
+        e3_attest::Verifier::with_test_root(self.authority.root()).unwrap()
+    }
+
+    fn accepted() -> PcrSets {
+        PcrSets::from(PcrSet::new([(0, pcr(1)), (1, pcr(2)), (2, pcr(3))]).unwrap())
     }
 
     pub(crate) fn endpoint(&self) -> Endpoint {
@@ -46,10 +112,8 @@ impl Place {
 
     /// The relay's side, which expects the image of the engine's module.
     pub(crate) fn tls(&self) -> RelayTls {
-        let accepted = PcrSet::new([(0, pcr(1)), (1, pcr(2)), (2, pcr(3))]).unwrap();
         let memory = Arc::new(Memory::new(None, HashMap::new()));
-        let verifier = e3_attest::Verifier::with_test_root(self.authority.root()).unwrap();
-        RelayTls::new(&self.key, verifier, PcrSets::from(accepted), memory).unwrap()
+        RelayTls::new(&self.key, self.verifier(), Self::accepted(), memory).unwrap()
     }
 
     pub(crate) fn client(&self, tls: RelayTls) -> Client {
@@ -58,8 +122,12 @@ impl Place {
 
     /// A session, to speak frames in.
     pub(crate) async fn session(&self) -> Session {
+        self.session_of(&self.tls()).await
+    }
+
+    pub(crate) async fn session_of(&self, tls: &RelayTls) -> Session {
         let stream = self.endpoint().connect(PATIENCE).await.unwrap();
-        let (stream, _) = self.tls().connect(stream).await.unwrap();
+        let (stream, _) = tls.connect(stream).await.unwrap();
         Session { stream, reader: FrameReader::new(MAX_FRAME) }
     }
 

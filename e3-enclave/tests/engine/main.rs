@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 #[cfg(feature = "test-module")]
+mod admin;
+#[cfg(feature = "test-module")]
 mod attested;
 mod audit;
 #[cfg(feature = "test-module")]
