@@ -207,7 +207,9 @@ pub fn admin_key(path: &Path) -> Result<AdminKey, crate::Error> {
 pub struct Operator {
     engines: Vec<Endpoint>,
     key: AdminKey,
-    tls: RelayTls,
+    verifier: Verifier,
+    accepted: PcrSets,
+    keyring: Option<KeyringId>,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -232,14 +234,11 @@ impl Operator {
         let text = std::fs::read_to_string(pcrs).map_err(|source| crate::Error::Read { path: pcrs.clone(), source })?;
         let accepted: PcrSets =
             serde_json::from_str(&text).map_err(|source| OperatorError::Pcrs { path: pcrs.clone(), source })?;
-        let path = key;
-        let key = admin_key(path)?;
-        let memory = Arc::new(Memory::new(args.keyring, HashMap::new()));
-        let tls = RelayTls::admin(&key, verifier(pcrs), accepted, memory)
-            .map_err(|cause| OperatorError::Key { path: path.clone(), cause })?;
+        let key = admin_key(key)?;
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(crate::Error::Runtime)?;
-        Ok(Some(Self { engines: args.engines.clone(), key, tls, runtime }))
+        let verifier = verifier(pcrs);
+        Ok(Some(Self { engines: args.engines.clone(), key, verifier, accepted, keyring: args.keyring, runtime }))
     }
 
     /// The keys of every engine.
@@ -387,8 +386,12 @@ impl Operator {
     }
 
     async fn session<'o>(&'o self, endpoint: &'o Endpoint) -> Result<AdminSession<'o>, OperatorError> {
-        let session = AdminSession::connect(endpoint, &self.tls, &self.key, TIMEOUT).await;
-        session.map_err(|cause| OperatorError::Session { endpoint: endpoint.clone(), cause })
+        let failed = |cause| OperatorError::Session { endpoint: endpoint.clone(), cause };
+        // Each engine has its own past: one that is behind the others is to be found out, not to be refused.
+        let memory = Arc::new(Memory::new(self.keyring, HashMap::new()));
+        let tls = RelayTls::admin(&self.key, self.verifier.clone(), self.accepted.clone(), memory)
+            .map_err(|cause| failed(AdminError::Refused(cause.into())))?;
+        AdminSession::connect(endpoint, &tls, &self.key, TIMEOUT).await.map_err(failed)
     }
 
     /// Sessions with every engine; all serve one keyring.

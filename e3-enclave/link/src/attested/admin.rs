@@ -1,15 +1,14 @@
 //! Administrators: their keys, and their sessions with an engine (SPEC.md, "Admin sessions").
 
-use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
 use e3_wire::admin::SIGNATURE;
 use e3_wire::{AdminAnswer, AdminVerb, Answer, Command, FrameHeader, FrameKind, MAX_FRAME, NONCE, RequestRefusal};
 use rcgen::{KeyPair, PublicKeyData, SigningKey};
-use tokio::io::AsyncWriteExt;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
+use super::caller::{last_word, write};
 use super::certificate::{CertificateFault, self_signed};
 use super::relay::{Refusal, RelayTls, refusal};
 use crate::LinkError;
@@ -203,9 +202,9 @@ impl<'k> AdminSession<'k> {
         self.next += 1;
         let header = FrameHeader { kind, id, body: body.len() }.to_bytes().map_err(|_| AdminError::Command)?;
         let exchange = async {
-            self.stream.write_all(&header).await.map_err(|error| broken(&error))?;
-            self.stream.write_all(body).await.map_err(|error| broken(&error))?;
-            self.stream.flush().await.map_err(|error| broken(&error))?;
+            if let Err(error) = write(&mut self.stream, &header, body).await {
+                return Err(broken(last_word(&mut self.stream, &mut self.reader, &error).await));
+            }
             loop {
                 return match self.reader.next(&mut self.stream).await {
                     // It still answers what is in flight.
@@ -218,7 +217,7 @@ impl<'k> AdminSession<'k> {
                     },
                     Ok(_) | Err(FrameReadError::Frame(_)) => Err(AdminError::Protocol),
                     Err(FrameReadError::Closed | FrameReadError::Cut) => Err(AdminError::Closed),
-                    Err(FrameReadError::Io(error)) => Err(broken(&error)),
+                    Err(FrameReadError::Io(error)) => Err(broken(refusal(&error))),
                 };
             }
         };
@@ -227,8 +226,8 @@ impl<'k> AdminSession<'k> {
 }
 
 /// With TLS 1.3 an administrator learns only after the handshake that its key is not among the measured ones.
-fn broken(error: &io::Error) -> AdminError {
-    match refusal(error) {
+fn broken(refusal: Refusal) -> AdminError {
+    match refusal {
         Refusal::Unpinned => AdminError::Refused(Refusal::Unpinned),
         _ => AdminError::Closed,
     }

@@ -24,7 +24,7 @@ pub(crate) async fn prove(
     attester: &Arc<dyn Attester>,
 ) -> Result<(), Refusal> {
     let exporter = stream.exporter(EXPORTER_LABEL).ok_or(Refusal::Tls)?;
-    send(stream, FrameKind::Challenge, &[]).await?;
+    send(stream, reader, FrameKind::Challenge, &[]).await?;
     let nonce = answer(stream, reader, FrameKind::Nonce).await?;
     if nonce.len() != NONCE {
         return Err(Refusal::Protocol);
@@ -37,7 +37,7 @@ pub(crate) async fn prove(
     // A security module answers in milliseconds, and blocks until then.
     let made = tokio::task::spawn_blocking(move || attester.document(&request)).await;
     let document = made.ok().flatten().ok_or(Refusal::NoDocument)?;
-    send(stream, FrameKind::Prove, &document).await?;
+    send(stream, reader, FrameKind::Prove, &document).await?;
     match answer(stream, reader, FrameKind::Proven).await?.as_ref() {
         [1] => Ok(()),
         [0] => Err(Refusal::Caller),
@@ -45,10 +45,29 @@ pub(crate) async fn prove(
     }
 }
 
-async fn send(stream: &mut Stream, kind: FrameKind, body: &[u8]) -> Result<(), Refusal> {
+async fn send(stream: &mut Stream, reader: &mut FrameReader, kind: FrameKind, body: &[u8]) -> Result<(), Refusal> {
     let header = FrameHeader { kind, id: 0, body: body.len() }.to_bytes().map_err(|_| Refusal::Protocol)?;
-    stream.write_all(&[&header[..], body].concat()).await.map_err(|error| refusal(&error))?;
-    stream.flush().await.map_err(|error| refusal(&error))
+    let sent = write(stream, &header, body).await;
+    match sent {
+        Ok(()) => Ok(()),
+        Err(error) => Err(last_word(stream, reader, &error).await),
+    }
+}
+
+/// Writes a frame.
+pub(super) async fn write(stream: &mut Stream, header: &[u8], body: &[u8]) -> io::Result<()> {
+    stream.write_all(header).await?;
+    stream.write_all(body).await?;
+    stream.flush().await
+}
+
+/// Why nothing can be written any more: the engine's last word, where it left one. With TLS 1.3 a key that it does not know is refused only after the handshake, and by
+/// then the first frame may be on its way.
+pub(super) async fn last_word(stream: &mut Stream, reader: &mut FrameReader, error: &io::Error) -> Refusal {
+    match reader.next(stream).await {
+        Err(FrameReadError::Io(last)) => refusal(&last),
+        _ => refusal(error),
+    }
 }
 
 /// The next frame, which must be of this kind.
