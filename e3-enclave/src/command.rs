@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::inputs::Inputs;
 use crate::keyring::storage::create_private;
 use crate::keyring::{Keyring, Lineage, Live, RootKey, RotateError, Store, hex};
-use crate::operator::{self, Operator, OperatorError};
+use crate::operator::{self, Listed, Operator, OperatorError};
 use crate::serve::Settings;
 use crate::serve::link::Link;
 use crate::{harden, host, log, serve};
@@ -110,7 +110,7 @@ fn manage(keys: Keys) -> Result<(), Error> {
         },
         Keys::List(at) => {
             if let Some(operator) = Operator::of(&at.engines)? {
-                for (endpoint, now, keys) in operator.list()? {
+                for Listed { endpoint, now, keys } in operator.list()? {
                     print(&format!("{endpoint}\n{}", list(now, &keys)))?;
                 }
                 return Ok(());

@@ -99,7 +99,7 @@ pub enum Error {
     Unlock(#[from] UnlockError),
     /// A command to running engines.
     #[error(transparent)]
-    Operator(#[from] OperatorError),
+    Operator(Box<OperatorError>),
     /// A service of the host does not do what it is asked.
     #[error("{endpoint}: {fault}")]
     Host {
@@ -162,6 +162,12 @@ pub enum Error {
     /// The runtime, a thread or a signal handler cannot be set up.
     #[error("the runtime cannot start: {0}")]
     Runtime(io::Error),
+}
+
+impl From<OperatorError> for Error {
+    fn from(error: OperatorError) -> Self {
+        Self::Operator(Box::new(error))
+    }
 }
 
 impl Error {

@@ -213,6 +213,16 @@ pub struct Operator {
     runtime: tokio::runtime::Runtime,
 }
 
+/// The keys of one engine.
+pub struct Listed {
+    /// Which.
+    pub endpoint: Endpoint,
+    /// Its keyring.
+    pub now: KeyringNow,
+    /// The keys, ascending by kid.
+    pub keys: Vec<ListedKey>,
+}
+
 /// One engine, and its keyring as it answered last.
 struct Engine<'o> {
     endpoint: &'o Endpoint,
@@ -245,10 +255,12 @@ impl Operator {
     ///
     /// # Errors
     /// An engine cannot be asked.
-    pub fn list(&self) -> Result<Vec<(&Endpoint, KeyringNow, Vec<ListedKey>)>, OperatorError> {
+    pub fn list(&self) -> Result<Vec<Listed>, OperatorError> {
         self.runtime.block_on(async {
             let all = self.all().await?;
-            Ok(all.into_iter().map(|engine| (engine.endpoint, engine.now, engine.keys)).collect())
+            let listed =
+                |engine: Engine<'_>| Listed { endpoint: engine.endpoint.clone(), now: engine.now, keys: engine.keys };
+            Ok(all.into_iter().map(listed).collect())
         })
     }
 
@@ -390,7 +402,7 @@ impl Operator {
         // Each engine has its own past: one that is behind the others is to be found out, not to be refused.
         let memory = Arc::new(Memory::new(self.keyring, HashMap::new()));
         let tls = RelayTls::admin(&self.key, self.verifier.clone(), self.accepted.clone(), memory)
-            .map_err(|cause| failed(AdminError::Refused(cause.into())))?;
+            .map_err(|cause| failed(AdminError::Refused(Box::new(cause.into()))))?;
         AdminSession::connect(endpoint, &tls, &self.key, TIMEOUT).await.map_err(failed)
     }
 

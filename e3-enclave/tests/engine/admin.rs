@@ -290,7 +290,7 @@ async fn an_unknown_administrator_gets_no_answer() {
         Ok(mut session) => session.command([0; 16], 0, AdminVerb::List).await.unwrap_err(),
         Err(error) => error,
     };
-    assert_eq!(refusal, AdminError::Refused(Refusal::Unpinned));
+    assert_eq!(refusal, AdminError::Refused(Box::new(Refusal::Unpinned)));
     assert!(commands(&place).is_empty());
 }
 

@@ -93,7 +93,7 @@ pub enum AdminError {
     Link(#[from] LinkError),
     /// The engine is not what it should be, or does not know this administrator's key.
     #[error(transparent)]
-    Refused(Refusal),
+    Refused(Box<Refusal>),
     /// The session broke, or the engine closed it, before the answer came. It may have been done.
     #[error("the engine ended the session before it answered; look with `e3 keys list` at what was done")]
     Closed,
@@ -143,7 +143,7 @@ impl<'k> AdminSession<'k> {
     ) -> Result<Self, AdminError> {
         let stream = endpoint.connect(timeout).await?;
         let session = tokio::time::timeout(timeout, tls.connect(stream)).await.map_err(|_| AdminError::Timeout)?;
-        let (stream, _) = session.map_err(AdminError::Refused)?;
+        let (stream, _) = session.map_err(|refusal| AdminError::Refused(Box::new(refusal)))?;
         Ok(Self { stream, reader: FrameReader::new(MAX_FRAME), key, timeout, next: 0 })
     }
 
@@ -228,7 +228,7 @@ impl<'k> AdminSession<'k> {
 /// With TLS 1.3 an administrator learns only after the handshake that its key is not among the measured ones.
 fn broken(refusal: Refusal) -> AdminError {
     match refusal {
-        Refusal::Unpinned => AdminError::Refused(Refusal::Unpinned),
+        Refusal::Unpinned => AdminError::Refused(Box::new(Refusal::Unpinned)),
         _ => AdminError::Closed,
     }
 }
