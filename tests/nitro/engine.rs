@@ -315,3 +315,41 @@ fn an_enclave_that_is_killed_under_load_comes_back_and_nothing_leaks() {
         assert!(!log.contains(NUMBER), "{log}");
     }
 }
+
+#[test]
+fn the_program_of_the_image_has_no_development_mode() {
+    let folder = folder();
+    let config = |name: &str, more: &str| {
+        let file = folder.path().join(name);
+        let text = format!(
+            "listen: [\"unix://{0}/e3.sock\"]\nkeyring: keyring\naudit: {{file: audit}}\n{more}",
+            folder.path().display()
+        );
+        fs::write(&file, text).expect("a configuration");
+        file
+    };
+    let run = |program: &Path, arguments: &[&std::ffi::OsStr]| {
+        let told = std::process::Command::new(program).args(arguments).output().expect("the program starts");
+        (told.status.code(), String::from_utf8_lossy(&[told.stdout, told.stderr].concat()).into_owned())
+    };
+    let ours = Program::E3.path();
+    let cases = [
+        ("development", "development: true\n", "no development mode"),
+        ("file", "root: {file: root}\n", "unknown field `root`"),
+        ("environment", "root: {env: E3_ROOT}\n", "unknown field `root`"),
+        ("module", "attested: {module: module, relays: []}\n", "unknown field `attested`"),
+    ];
+    for (name, more, refused) in cases {
+        let file = config(name, more);
+        let check = ["check".as_ref(), "--config".as_ref(), file.as_os_str()];
+        let (code, text) = run(&SITE.image.program, &check);
+        assert!(code == Some(2) && text.contains(refused), "{name}: {code:?} {text}");
+        // The same program as the tests have it knows these.
+        let (_, text) = run(&ours, &check);
+        assert!(!text.contains(refused), "{name}: {text}");
+    }
+    // Nor the command that stands in for an image.
+    let (code, text) = run(&SITE.image.program, &["enclave".as_ref(), "--help".as_ref()]);
+    assert!(code == Some(2) && text.contains("unrecognized subcommand"), "{text}");
+    assert_eq!(run(&ours, &["enclave".as_ref(), "--help".as_ref()]).0, Some(0));
+}

@@ -28,6 +28,8 @@ pub const MODULE_ID: &str = "i-0123456789abcdef0-enc0123456789abcde";
 pub struct Image {
     /// The file.
     pub path: PathBuf,
+    /// The program in it.
+    pub program: PathBuf,
     /// PCR 0, 1 and 2.
     pub pcrs: BTreeMap<u8, Pcr>,
 }
@@ -52,7 +54,7 @@ impl Image {
         let printed: serde_json::Value = serde_json::from_slice(&output.stdout).expect("image/build prints JSON");
         let text = |name: &str| printed[name].as_str().unwrap_or_else(|| panic!("{name} in {printed}")).to_owned();
         let pcrs = (0..3).map(|index| (index, text(&format!("pcr{index}")).parse().expect("a PCR")));
-        Self { path: text("image").into(), pcrs: pcrs.collect() }
+        Self { path: text("image").into(), program: text("program").into(), pcrs: pcrs.collect() }
     }
 }
 
