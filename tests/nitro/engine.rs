@@ -49,7 +49,7 @@ struct Site {
 static SITE: LazyLock<Site> = LazyLock::new(|| {
     let folder = tempfile::tempdir().expect("a folder").keep();
     let authority = Authority::new(SystemTime::now(), Duration::from_secs(3 * 3600)).expect("an authority");
-    let kms = KmsThatVerifies::start(authority.root());
+    let kms = KmsThatVerifies::start(authority.root(), kms_double::HOST);
     let key = folder.join("relay.key");
     let made = Program::Relay.output(["key".as_ref(), "new".as_ref(), key.as_os_str()]);
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
