@@ -75,7 +75,7 @@ fn enclave(args: crate::args::EnclaveArgs) -> Result<(), Error> {
 
 fn settings(config: Config) -> Settings {
     let Config { listen, socket_mode, policy, create_apps, limits, threads, .. } = config;
-    Settings { listen, socket_mode, policy, create_apps, limits, threads, health: None }
+    Settings { listen, socket_mode, policy, create_apps, limits, threads, health: None, roots: None }
 }
 
 fn check(path: &Path) -> Result<(), Error> {

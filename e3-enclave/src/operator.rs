@@ -336,7 +336,7 @@ impl Operator {
     pub fn init(&self, kms: &str) -> Result<KeyringId, OperatorError> {
         self.runtime.block_on(async {
             let Some(endpoint) = self.engines.first() else { return Err(nobody()) };
-            let mut session = self.session(endpoint).await?;
+            let mut session = self.session(endpoint, true).await?;
             let answer = session.command([0; 16], 0, AdminVerb::Init { key: kms }).await;
             match answer.map_err(|cause| OperatorError::Session { endpoint: endpoint.clone(), cause })? {
                 AdminAnswer::Done(now, _) => Ok(KeyringId(now.id)),
@@ -397,12 +397,18 @@ impl Operator {
         })
     }
 
-    async fn session<'o>(&'o self, endpoint: &'o Endpoint) -> Result<AdminSession<'o>, OperatorError> {
+    /// A session with one engine, which may be without keyring where that is to be made.
+    async fn session<'o>(
+        &'o self,
+        endpoint: &'o Endpoint,
+        without_keyring: bool,
+    ) -> Result<AdminSession<'o>, OperatorError> {
         let failed = |cause| OperatorError::Session { endpoint: endpoint.clone(), cause };
         // Each engine has its own past: one that is behind the others is to be found out, not to be refused.
         let memory = Arc::new(Memory::new(self.keyring, HashMap::new()));
         let tls = RelayTls::admin(&self.key, self.verifier.clone(), self.accepted.clone(), memory)
             .map_err(|cause| failed(AdminError::Refused(Box::new(cause.into()))))?;
+        let tls = if without_keyring { tls.without_keyring() } else { tls };
         AdminSession::connect(endpoint, &tls, &self.key, TIMEOUT).await.map_err(failed)
     }
 
@@ -410,7 +416,7 @@ impl Operator {
     async fn all(&self) -> Result<Vec<Engine<'_>>, OperatorError> {
         let mut all: Vec<Engine<'_>> = Vec::new();
         for endpoint in &self.engines {
-            let session = self.session(endpoint).await?;
+            let session = self.session(endpoint, false).await?;
             let mut engine = Engine { endpoint, session, now: KeyringNow::default(), keys: Vec::new() };
             engine.look().await?;
             if let Some(expected) = all.first().map(|first| first.now.id).filter(|id| *id != engine.now.id) {

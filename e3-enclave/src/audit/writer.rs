@@ -75,6 +75,14 @@ impl Audit {
         Ok(Self { queue, bytes })
     }
 
+    /// Waits until a record is durable; `None` when it is not taken in time. Not for threads that serve requests.
+    #[must_use]
+    pub fn record(&self, record: Record, patience: Duration) -> Option<Recorded> {
+        let (sender, receiver) = sync_channel(1);
+        self.submit(record, Box::new(move |recorded| drop(sender.send(recorded)))).ok()?;
+        receiver.recv_timeout(patience).ok()?.ok()
+    }
+
     /// Queues a record; `reply` is called from the writer's thread, and never when nobody waits any more.
     ///
     /// # Errors

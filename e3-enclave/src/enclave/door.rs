@@ -1,7 +1,8 @@
-//! Who knocks while there is no keyring: relays learn the cause from the certificate and leave, nobody is served.
+//! Who knocks while there is no keyring: relays learn the cause from the certificate and leave, administrators may make it.
 
+use super::reception::Reception;
 use crate::error::Error;
-use e3_link::attested::engine::EngineTls;
+use e3_link::attested::engine::{EngineTls, Who};
 use e3_link::{Endpoint, Listener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -19,11 +20,16 @@ pub struct Door {
 }
 
 impl Door {
-    /// Listens, and shows the certificate in force to whoever comes.
+    /// Listens, and shows the certificate in force to whoever comes. Administrators are led to the reception.
     ///
     /// # Errors
     /// It cannot listen, or the system refuses a thread or a runtime.
-    pub fn open(listen: &[Endpoint], socket_mode: u32, tls: &Arc<EngineTls>) -> Result<Self, Error> {
+    pub fn open(
+        listen: &[Endpoint],
+        socket_mode: u32,
+        tls: &Arc<EngineTls>,
+        reception: Reception,
+    ) -> Result<Self, Error> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
         let mut listeners = Vec::new();
         for endpoint in listen {
@@ -31,13 +37,13 @@ impl Door {
             listeners.push(bound.map_err(|source| Error::Listen { endpoint: endpoint.clone(), source })?);
         }
         let (close, closed) = oneshot::channel();
-        let tls = Arc::clone(tls);
+        let (tls, reception) = (Arc::clone(tls), Arc::new(reception));
         let answer = move || {
             runtime.block_on(async {
                 let room = Arc::new(Semaphore::new(KNOCKING));
                 let mut doors = JoinSet::new();
                 for listener in listeners {
-                    doors.spawn(show(listener, Arc::clone(&tls), Arc::clone(&room)));
+                    doors.spawn(show(listener, Arc::clone(&tls), Arc::clone(&room), Arc::clone(&reception)));
                 }
                 drop(closed.await);
                 doors.shutdown().await;
@@ -58,15 +64,20 @@ impl Drop for Door {
     }
 }
 
-async fn show(listener: Listener, tls: Arc<EngineTls>, room: Arc<Semaphore>) {
+async fn show(listener: Listener, tls: Arc<EngineTls>, room: Arc<Semaphore>, reception: Arc<Reception>) {
     loop {
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
         match listener.accept().await {
             Ok(stream) => {
-                let tls = Arc::clone(&tls);
+                let (tls, reception) = (Arc::clone(&tls), Arc::clone(&reception));
                 tokio::spawn(async move {
-                    // A relay leaves by itself once it has seen the certificate.
-                    drop(tls.accept(stream).await);
+                    match tls.accept(stream).await {
+                        Some((stream, peer)) if matches!(peer.who(), Who::Admin(_)) => {
+                            reception.serve(stream, peer).await;
+                        }
+                        // A relay leaves by itself once it has seen the certificate.
+                        _ => {}
+                    }
                     drop(permit);
                 });
             }

@@ -7,12 +7,13 @@ use super::boot::{self, BootError};
 use super::clock::{self, ClockError, Compared};
 use super::door::Door;
 use super::entropy::{self, EntropyError};
+use super::reception::Reception;
 use crate::audit::Audit;
 use crate::config::Limits;
 use crate::error::Error;
 use crate::inputs::Inputs;
-use crate::keyring::unlock::{self, KmsRoot};
-use crate::keyring::{Live, UnlockError};
+use crate::keyring::unlock::KmsRoot;
+use crate::keyring::{HostRoots, Live, UnlockError};
 use crate::kms::client::{Kms, Way};
 use crate::module::Nsm;
 use crate::parent::protocol::{State as Doing, Status};
@@ -26,6 +27,7 @@ use e3_link::attested::engine::{Admitted, EngineTls};
 use e3_link::attested::{Attester, Locked};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
 /// Where relays find the engine.
@@ -137,13 +139,16 @@ pub fn run(
     let limits = Limits::of_this_machine();
     let blobs = Arc::new(BlobStore::new(parent.store.clone(), STORE_TIMEOUT)?);
     let way = Way { forwarder: parent.kms.clone(), credentials: parent.credentials.clone(), timeout: KMS_TIMEOUT };
-    let roots = KmsRoot::new(Kms::new(&inputs.kms, &way, module).map_err(UnlockError::Kms)?)?;
-    let door = Door::open(&listen, SOCKET_MODE, &tls)?;
+    let source = KmsRoot::new(Kms::new(&inputs.kms, &way, module).map_err(UnlockError::Kms)?)?;
+    let roots = HostRoots::new(blobs, Arc::new(source), inputs.expected, inputs.kms.key.as_str());
+    let audit = Audit::start_at_host(parent.audit.clone(), AUDIT_TIMEOUT)?;
+    let (made, making) = sync_channel(1);
+    let reception = Reception::new(Arc::clone(&tls), audit.clone(), Arc::clone(&roots), made);
+    let door = Door::open(&listen, SOCKET_MODE, &tls, reception)?;
     health.report(status(Doing::Unlocking, String::new()));
-    let live = unlocked(|| unlock::open(&blobs, &roots, &inputs.expected), &tls, health)?;
+    let live = unlocked(|| roots.open(), &making, &tls, health)?;
     tls.renew(serve::link::stated(&live.current())).map_err(Error::Link)?;
     drop(door);
-    let audit = Audit::start_at_host(parent.audit.clone(), AUDIT_TIMEOUT)?;
     let settings = Settings {
         listen,
         socket_mode: SOCKET_MODE,
@@ -153,6 +158,7 @@ pub fn run(
         limits,
         threads: None,
         health: Some(health.clone()),
+        roots: Some(roots),
     };
     serve::run(settings, live, audit, Link::over(tls, callers))
 }
@@ -160,8 +166,13 @@ pub fn run(
 /// Unix sockets are for tests alone, and then for their user.
 const SOCKET_MODE: u32 = 0o600;
 
-/// Tries until the keys are there.
-fn unlocked(mut open: impl FnMut() -> Result<Live, Error>, tls: &EngineTls, health: &Health) -> Result<Live, Error> {
+/// Tries until the keys are there, or an administrator has made them.
+fn unlocked(
+    mut open: impl FnMut() -> Result<Live, Error>,
+    making: &Receiver<Live>,
+    tls: &EngineTls,
+    health: &Health,
+) -> Result<Live, Error> {
     let mut pause = PAUSE;
     loop {
         let cause = match open() {
@@ -176,7 +187,9 @@ fn unlocked(mut open: impl FnMut() -> Result<Live, Error>, tls: &EngineTls, heal
         if let Err(error) = tls.lock(cause.locked()) {
             tracing::error!(%error, "the certificate was not renewed");
         }
-        std::thread::sleep(pause);
+        if let Ok(live) = making.recv_timeout(pause) {
+            return Ok(live);
+        }
         pause = (pause * 2).min(PAUSE_MAX);
     }
 }

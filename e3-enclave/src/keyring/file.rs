@@ -130,6 +130,12 @@ pub(crate) fn id_of(bytes: &[u8]) -> Result<[u8; 16], KeyringFault> {
     if r.array::<1>()? == [VERSION] { r.array() } else { Err(KeyringFault::UnknownVersion) }
 }
 
+/// The root version beside it.
+pub(crate) fn root_version_of(bytes: &[u8]) -> Result<u32, KeyringFault> {
+    id_of(bytes)?;
+    Cursor(bytes.get(MAGIC.len() + 1 + 16..).ok_or(KeyringFault::Truncated)?).u32()
+}
+
 struct Entry<'a> {
     kid: u32,
     app: &'a [u8],

@@ -2,18 +2,34 @@
 
 use super::file::KeyringFault;
 use super::storage::Look;
-use super::{Keyring, RotateError, Store};
+use super::{Keyring, RootKey, RotateError, Store};
 use crate::error::Error;
 use arc_swap::ArcSwap;
 use e3_wire::App;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Time between two tries to get the root that another engine put the keyring under.
+const REOPEN: Duration = Duration::from_secs(10);
+
+type Reopen = Box<dyn Fn() -> Result<RootKey, Error> + Send + Sync>;
 
 /// A keyring file and what was last read from it.
 pub struct Live {
-    store: Store,
     current: ArcSwap<Keyring>,
-    /// Held by whoever replaces `current`, so that an older file never overtakes a newer one; and what the file looked like last.
-    seen: Mutex<Option<Look>>,
+    /// Held by whoever replaces `current`, so that an older file never overtakes a newer one.
+    place: Mutex<Place>,
+    /// How the root is had when it is another than the store's.
+    reopen: Option<Reopen>,
+}
+
+/// Where the keyring is.
+struct Place {
+    store: Store,
+    /// What it looked like last.
+    seen: Option<Look>,
+    /// It is under a root that could not be had; no earlier than this it is tried again.
+    again: Option<Instant>,
 }
 
 impl Live {
@@ -24,7 +40,14 @@ impl Live {
     pub fn open(store: Store) -> Result<Self, Error> {
         let seen = store.look();
         let current = store.load()?;
-        Ok(Self { store, current: ArcSwap::from_pointee(current), seen: Mutex::new(seen) })
+        let place = Mutex::new(Place { store, seen, again: None });
+        Ok(Self { current: ArcSwap::from_pointee(current), place, reopen: None })
+    }
+
+    /// The same, which gets its root so when the keyring was put under another.
+    #[must_use]
+    pub fn reopened_by(self, reopen: impl Fn() -> Result<RootKey, Error> + Send + Sync + 'static) -> Self {
+        Self { reopen: Some(Box::new(reopen)), ..self }
     }
 
     /// The keyring now in force.
@@ -37,15 +60,29 @@ impl Live {
     /// # Errors
     /// The file is refused; the keyring in force stays.
     pub fn reload(&self, force: bool) -> Result<Option<u64>, Error> {
-        let mut seen = self.guard();
-        let now = self.store.look();
-        if !force && *seen == now {
+        let mut place = self.guard();
+        let now = place.store.look();
+        let due = place.again.is_some_and(|again| again <= Instant::now());
+        if !force && !due && place.seen == now {
             return Ok(None);
         }
         // A file that is refused is looked at again only when it changes once more.
-        *seen = now;
-        let new = self.store.load()?;
-        self.accept(new)
+        (place.seen, place.again) = (now, None);
+        let new = match (place.store.load(), &self.reopen) {
+            (Err(Error::Keyring { fault: KeyringFault::WrongRoot, .. }), Some(reopen)) => {
+                let root = match reopen() {
+                    Ok(root) => root,
+                    Err(error) => {
+                        place.again = Some(Instant::now() + REOPEN);
+                        return Err(error);
+                    }
+                };
+                place.store.replace_root(root);
+                place.store.load()?
+            }
+            (loaded, _) => loaded?,
+        };
+        self.accept(&place, new)
     }
 
     /// Gives an app its first keys, unless it has some by now.
@@ -53,14 +90,14 @@ impl Live {
     /// # Errors
     /// The file cannot be changed.
     pub fn create_app(&self, app: App) -> Result<(), Error> {
-        let mut seen = self.guard();
-        let (new, _) = self.store.update(|keyring| match keyring.create_app(app) {
+        let mut place = self.guard();
+        let (new, _) = place.store.update(|keyring| match keyring.create_app(app) {
             Ok(()) => Ok(Some(())),
             Err(RotateError::AppExists(_)) => Ok(None),
             Err(e) => Err(e),
         })?;
-        *seen = self.store.look();
-        self.accept(new).map(|_| ())
+        place.seen = place.store.look();
+        self.accept(&place, new).map(|_| ())
     }
 
     /// Changes the keyring, if it is at this epoch.
@@ -72,17 +109,34 @@ impl Live {
         epoch: u64,
         change: &mut dyn FnMut(&mut Keyring) -> Result<T, RotateError>,
     ) -> Result<T, Error> {
-        let mut seen = self.guard();
-        let (new, done) = self.store.update(|keyring| match keyring.epoch {
+        let mut place = self.guard();
+        let (new, done) = place.store.update(|keyring| match keyring.epoch {
             found if found != epoch => Err(RotateError::Changed(found)),
             _ => change(keyring).map(Some),
         })?;
-        *seen = self.store.look();
-        self.accept(new)?;
+        place.seen = place.store.look();
+        self.accept(&place, new)?;
         done.ok_or(Error::Rotate(RotateError::Changed(epoch)))
     }
 
-    fn accept(&self, new: Keyring) -> Result<Option<u64>, Error> {
+    /// Changes the keyring, if it is at this epoch, and puts it under another root.
+    ///
+    /// # Errors
+    /// As [`Live::change`].
+    pub(crate) fn rebase(
+        &self,
+        epoch: u64,
+        version: u32,
+        root: RootKey,
+        change: &mut dyn FnMut(&mut Keyring) -> Result<(), RotateError>,
+    ) -> Result<(), Error> {
+        let mut place = self.guard();
+        let new = place.store.rebase(epoch, version, root, change)?;
+        place.seen = place.store.look();
+        self.accept(&place, new).map(|_| ())
+    }
+
+    fn accept(&self, place: &Place, new: Keyring) -> Result<Option<u64>, Error> {
         let current = self.current.load();
         let fault = if new.id != current.id {
             KeyringFault::AnotherKeyring
@@ -98,10 +152,10 @@ impl Live {
             self.current.store(Arc::new(new));
             return Ok(Some(epoch));
         };
-        Err(Error::Keyring { path: self.store.path().to_owned(), fault })
+        Err(Error::Keyring { path: place.store.path().to_owned(), fault })
     }
 
-    fn guard(&self) -> MutexGuard<'_, Option<Look>> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    fn guard(&self) -> MutexGuard<'_, Place> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

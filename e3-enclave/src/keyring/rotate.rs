@@ -28,6 +28,12 @@ pub enum RotateError {
     /// The keyring is at another epoch than the one that is to be changed.
     #[error("the keyring has changed meanwhile, and is at epoch {0}")]
     Changed(u64),
+    /// No key has this number.
+    #[error("there is no key {0}")]
+    UnknownKid(u32),
+    /// The key makes tokens, or waits to.
+    #[error("key {0} makes tokens or waits to: rotate first, and rewrap what is under it")]
+    KeyInUse(u32),
     /// All key numbers are used.
     #[error("all key numbers are used")]
     NoKidsLeft,
@@ -88,6 +94,31 @@ impl Keyring {
             Some(at) if self.keys[at].kid == kid => self.promote(app, lineage),
             _ => Err(RotateError::NotWaiting(kid)),
         }
+    }
+
+    /// Whether these keys may be destroyed.
+    ///
+    /// # Errors
+    /// One is unknown, makes tokens or waits to.
+    pub fn destroyable(&self, kids: &[u32]) -> Result<(), RotateError> {
+        for kid in kids {
+            let key = self.keys.iter().find(|k| k.kid == *kid).ok_or(RotateError::UnknownKid(*kid))?;
+            if key.state == KeyState::Active || self.is_waiting(*kid) {
+                return Err(RotateError::KeyInUse(*kid));
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes keys; their bytes are erased, and their numbers never used again.
+    ///
+    /// # Errors
+    /// As [`Keyring::destroyable`]; nothing was removed.
+    pub fn destroy(&mut self, kids: &[u32]) -> Result<(), RotateError> {
+        self.destroyable(kids)?;
+        self.keys.retain(|k| !kids.contains(&k.kid));
+        self.index();
+        Ok(())
     }
 
     /// Whether this key is waiting for its promotion.

@@ -104,6 +104,40 @@ impl Store {
         Err(self.storage.busy())
     }
 
+    /// Changes the keyring, if it is at this epoch, and puts it under another root, which is this store's from then on.
+    ///
+    /// # Errors
+    /// As [`Store::update`]; the keyring is as it was, unless the host stored it without saying so.
+    pub(crate) fn rebase(
+        &mut self,
+        epoch: u64,
+        version: u32,
+        root: RootKey,
+        change: &mut dyn FnMut(&mut Keyring) -> Result<(), RotateError>,
+    ) -> Result<Keyring, Error> {
+        let _lock = self.storage.lock()?;
+        let previous = self.read()?;
+        let mut keyring = self.open(&previous)?;
+        if keyring.epoch != epoch {
+            return Err(Error::Rotate(RotateError::Changed(keyring.epoch)));
+        }
+        change(&mut keyring).map_err(Error::Rotate)?;
+        keyring.root_version = version;
+        keyring.epoch += 1;
+        keyring.index();
+        let bytes = encode(&mut keyring, &root).ok_or(Error::Entropy)?;
+        if self.storage.replace(Some(&previous), &bytes)? != Replaced::Yes {
+            return Err(self.storage.busy());
+        }
+        self.root = root;
+        Ok(keyring)
+    }
+
+    /// Opens the keyring with another root from now on.
+    pub(crate) fn replace_root(&mut self, root: RootKey) {
+        self.root = root;
+    }
+
     fn read(&self) -> Result<Vec<u8>, Error> {
         self.storage.read()?.ok_or_else(|| Error::NoKeyring { path: self.path().to_owned() })
     }

@@ -3,7 +3,8 @@
 //! [`open`] is every start: the root record and the keyring come from the host, KMS opens the root for this image, the root opens the keyring. [`init`] is once:
 //! it makes both *inside* the engine, so that no host ever knew the root.
 
-use super::file::{KeyringFault, id_of};
+use super::file::{KeyringFault, id_of, root_version_of};
+use super::record::RootRecord;
 use super::{Live, RootKey, Store, hex};
 use crate::error::Error;
 use crate::kms::client::{Kms, WrappedRoot};
@@ -15,9 +16,8 @@ use crate::parent::{BlobStore, Blocking, HostFault, HostKeyring};
 use e3_link::attested::Locked;
 use std::sync::Arc;
 
-const MAGIC: &[u8; 4] = b"e3rt";
-const VERSION: u8 = 1;
-const HEAD: usize = 4 + 1 + 16 + 4;
+/// Version of a keyring's first root.
+const FIRST: u32 = 1;
 
 /// Makes and opens root keys. The one of production is [`KmsRoot`].
 pub trait RootSource: Send + Sync {
@@ -179,43 +179,16 @@ impl UnlockError {
     }
 }
 
-/// What the host keeps of a root key: nothing of it is secret, and nothing believed before KMS has opened it for this very context.
-///
-/// ```text
-/// root record = "e3rt" ‖ version u8 = 1 ‖ keyring id 16 ‖ root version u32 ‖ KMS ciphertext
-/// ```
-struct RootRecord {
-    keyring: [u8; 16],
-    version: u32,
-    wrapped: WrappedRoot,
-}
-
-impl RootRecord {
-    fn encode(&self) -> Vec<u8> {
-        [MAGIC.as_slice(), &[VERSION], &self.keyring, &self.version.to_be_bytes(), &self.wrapped.0].concat()
-    }
-
-    fn decode(bytes: &[u8]) -> Result<Self, UnlockError> {
-        let (head, wrapped) = bytes.split_at_checked(HEAD).ok_or(UnlockError::BadRoot)?;
-        let rest = head.strip_prefix(MAGIC).and_then(|r| r.strip_prefix(&[VERSION])).ok_or(UnlockError::BadRoot)?;
-        let (keyring, rest) = rest.split_first_chunk().ok_or(UnlockError::BadRoot)?;
-        let version = rest.try_into().map(u32::from_be_bytes).map_err(|_| UnlockError::BadRoot)?;
-        if wrapped.is_empty() || version == 0 {
-            return Err(UnlockError::BadRoot);
-        }
-        Ok(Self { keyring: *keyring, version, wrapped: WrappedRoot(wrapped.to_vec()) })
-    }
-
-    fn context(&self, expected: &Expected) -> RootContext {
-        RootContext { environment: expected.environment.clone(), keyring: self.keyring, root_version: self.version }
-    }
-}
-
 /// Opens the keyring in the host's store.
 ///
 /// # Errors
 /// There is none, KMS does not open its root for this image, or it is refused: [`Error::Unlock`].
 pub fn open(blobs: &Arc<BlobStore>, roots: &dyn RootSource, expected: &Expected) -> Result<Live, Error> {
+    enter(blobs, root(blobs, roots, expected)?)
+}
+
+/// The root of the keyring in the host's store: of the version that the keyring names.
+pub(crate) fn root(blobs: &BlobStore, roots: &dyn RootSource, expected: &Expected) -> Result<RootKey, Error> {
     let record = blobs.get(Blob::Root).map_err(UnlockError::Host)?;
     let keyring = blobs.get(Blob::Keyring).map_err(UnlockError::Host)?;
     let (record, keyring) = match (record, keyring) {
@@ -229,8 +202,9 @@ pub fn open(blobs: &Arc<BlobStore>, roots: &dyn RootSource, expected: &Expected)
     if id != record.keyring {
         return Err(UnlockError::Mixed { root: hex(&record.keyring), keyring: hex(&id) }.into());
     }
-    let root = roots.unwrap(&record.wrapped, &record.context(expected)).map_err(UnlockError::Kms)?;
-    enter(blobs, root)
+    let version = root_version_of(&keyring).map_err(UnlockError::Keyring)?;
+    let wrapped = record.root(version).ok_or(UnlockError::Keyring(KeyringFault::WrongRoot))?;
+    Ok(roots.unwrap(wrapped, &record.context(version, expected)).map_err(UnlockError::Kms)?)
 }
 
 /// Makes a root key and an empty keyring, and opens it. Where an earlier call broke off in between, its root is used.
@@ -247,14 +221,15 @@ pub fn init(blobs: &Arc<BlobStore>, roots: &dyn RootSource, expected: &Expected)
     let (record, root) = match blobs.get(Blob::Root).map_err(UnlockError::Host)? {
         Some(record) => {
             let record = RootRecord::decode(&record)?;
-            let root = roots.unwrap(&record.wrapped, &record.context(expected)).map_err(UnlockError::Kms)?;
+            let wrapped = record.root(FIRST).ok_or(UnlockError::BadRoot)?;
+            let root = roots.unwrap(wrapped, &record.context(FIRST, expected)).map_err(UnlockError::Kms)?;
             (record, root)
         }
         None => {
-            let mut record = RootRecord { keyring: [0; 16], version: 1, wrapped: WrappedRoot(Vec::new()) };
+            let mut record = RootRecord::new([0; 16], FIRST, WrappedRoot(Vec::new()));
             getrandom::fill(&mut record.keyring).map_err(|_| UnlockError::Entropy)?;
-            let (wrapped, root) = roots.generate(&record.context(expected)).map_err(UnlockError::Kms)?;
-            record.wrapped = wrapped;
+            let (wrapped, root) = roots.generate(&record.context(FIRST, expected)).map_err(UnlockError::Kms)?;
+            record.roots = vec![(FIRST, wrapped)];
             if blobs.put(Blob::Root, None, &record.encode()).map_err(UnlockError::Host)? == Put::Conflict {
                 return Err(UnlockError::Exists.into());
             }
@@ -262,7 +237,7 @@ pub fn init(blobs: &Arc<BlobStore>, roots: &dyn RootSource, expected: &Expected)
         }
     };
     let store = Store::at(Box::new(HostKeyring::new(Arc::clone(blobs))), root);
-    store.create_as(record.keyring, record.version).map_err(|error| match error {
+    store.create_as(record.keyring, FIRST).map_err(|error| match error {
         Error::KeyringExists { .. } => UnlockError::Exists.into(),
         Error::Host { fault, .. } => UnlockError::Host(fault).into(),
         other => other,

@@ -2,17 +2,17 @@
 
 use super::engine::{Engine, Outcome, deadline};
 use crate::admin::{AdminPermit, Decided, Signed};
-use crate::audit::{Record, Recorded};
+use crate::audit::Record;
 use crate::error::Error;
-use crate::keyring::{Keyring, RotateError};
+use crate::keyring::{Keyring, RotateError, UnlockError};
+use crate::kms::KmsError;
 use crate::session::{Session, Unproven};
 use e3_wire::{AdminAnswer, AdminRefusal, AdminVerb, Command, Done, Item, NONCE, Request};
 use std::sync::PoisonError;
-use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 /// Time for the audit to take a command's record.
-const AUDIT: Duration = Duration::from_secs(10);
+pub(crate) const AUDIT: Duration = Duration::from_secs(10);
 
 /// How a command was answered.
 pub(super) enum Commanded {
@@ -25,7 +25,7 @@ pub(super) enum Commanded {
 }
 
 /// A refusal and its detail.
-struct Refused(AdminRefusal, u64);
+pub(crate) struct Refused(pub(crate) AdminRefusal, pub(crate) u64);
 
 impl From<AdminRefusal> for Refused {
     fn from(refusal: AdminRefusal) -> Self {
@@ -106,19 +106,13 @@ impl Engine {
 
     /// The permit, once the record that the command is about to be done is durable.
     fn permit<'a>(&self, session: &Session, mut signed: Signed<'a>) -> Option<(Command<'a>, AdminPermit)> {
-        let proof = self.recorded(signed.record(session, Instant::now() + AUDIT)?)?;
+        let proof = self.audit().record(signed.record(session, Instant::now() + AUDIT)?, AUDIT)?;
         signed.permit(&proof).ok()
-    }
-
-    fn recorded(&self, record: Record) -> Option<Recorded> {
-        let (sender, receiver) = sync_channel(1);
-        self.audit().submit(record, Box::new(move |recorded| drop(sender.send(recorded)))).ok()?;
-        receiver.recv_timeout(AUDIT).ok()?.ok()
     }
 
     /// Records what became of a command. The record before it is the promise; this one is kept as well as can be.
     fn tell(&self, record: Option<Record>) {
-        if record.and_then(|record| self.recorded(record)).is_none() {
+        if record.and_then(|record| self.audit().record(record, AUDIT)).is_none() {
             tracing::error!("the audit did not take the record of what became of a command");
         }
     }
@@ -132,7 +126,7 @@ impl Engine {
         Commanded::Rewrapped(self.process_with(Some(permit), session, &request, deadline, true), deadline)
     }
 
-    fn execute(&self, _: &AdminPermit, command: &Command<'_>) -> Result<Done, Refused> {
+    fn execute(&self, permit: &AdminPermit, command: &Command<'_>) -> Result<Done, Refused> {
         let change = |change: &mut dyn FnMut(&mut Keyring) -> Result<u32, RotateError>| {
             self.change(command.epoch, change).map_err(|error| refused(&error))
         };
@@ -148,7 +142,10 @@ impl Engine {
             AdminVerb::Promote { app, lineage, kid } => {
                 Ok(Done::Key(change(&mut |keyring| keyring.promote_waiting(app, lineage.into(), kid))?))
             }
-            AdminVerb::Destroy { .. } => Err(AdminRefusal::NoKms.into()),
+            AdminVerb::Destroy { ref kids } => {
+                let fates = self.destroy(permit, command.epoch, kids).ok_or(AdminRefusal::NoKms)?;
+                Ok(Done::Roots(fates.map_err(|error| refused(&error))?))
+            }
             // Answered where there is no keyring.
             AdminVerb::Init { .. } => Err(AdminRefusal::Initialised.into()),
             AdminVerb::Rewrap { .. } => Err(AdminRefusal::NotReady.into()),
@@ -156,8 +153,21 @@ impl Engine {
     }
 }
 
-fn refused(error: &Error) -> Refused {
+/// What an administrator is told of an error.
+pub(crate) fn refused(error: &Error) -> Refused {
     match error {
+        Error::Unlock(cause) => {
+            tracing::error!(error = %cause, "the keyring's root could not be had");
+            match cause {
+                UnlockError::Kms(KmsError::AccessDenied { .. }) => AdminRefusal::Denied,
+                UnlockError::Kms(_) => AdminRefusal::Kms,
+                UnlockError::Exists => AdminRefusal::Initialised,
+                UnlockError::Pinned(_) | UnlockError::OtherKeyring { .. } => AdminRefusal::OtherKeyring,
+                UnlockError::Entropy => AdminRefusal::Exhausted,
+                _ => AdminRefusal::Storage,
+            }
+            .into()
+        }
         Error::Rotate(cause) => match *cause {
             RotateError::UnknownApp(_) => AdminRefusal::UnknownApp.into(),
             RotateError::AppExists(_) => AdminRefusal::AppExists.into(),
@@ -165,6 +175,8 @@ fn refused(error: &Error) -> Refused {
             RotateError::NothingToPromote => AdminRefusal::NotWaiting.into(),
             RotateError::NotWaiting(kid) => Refused(AdminRefusal::NotWaiting, kid.into()),
             RotateError::Changed(epoch) => Refused(AdminRefusal::Epoch, epoch),
+            RotateError::UnknownKid(kid) => Refused(AdminRefusal::UnknownKid, kid.into()),
+            RotateError::KeyInUse(kid) => Refused(AdminRefusal::KeyInUse, kid.into()),
             RotateError::NoKidsLeft | RotateError::Entropy => AdminRefusal::Exhausted.into(),
         },
         error => {

@@ -5,10 +5,10 @@ use crate::audit::{Audit, Finished, Stated, Withheld};
 use crate::config::Limits;
 use crate::envelope::{Authentic, SealError, SealTime, Sealer};
 use crate::error::Error;
-use crate::keyring::{Keyring, Live, RotateError};
+use crate::keyring::{HostRoots, Keyring, Live, RotateError};
 use crate::policy::{Asked, Policy, Verb};
 use crate::session::Session;
-use e3_wire::{Item, Refusal, Request, RequestRefusal, Role, ValueType};
+use e3_wire::{Item, Refusal, Request, RequestRefusal, Role, RootFate, ValueType};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -29,6 +29,8 @@ const ITEMS_PER_LOOK: usize = 256;
 pub(super) struct Engine {
     policy: Policy,
     live: Live,
+    /// Where the keyring's roots are from, if it is KMS.
+    roots: Option<Arc<HostRoots>>,
     audit: Audit,
     create_apps: bool,
     limits: Limits,
@@ -101,11 +103,18 @@ impl Drop for Place {
 }
 
 impl Engine {
-    pub(super) fn new(policy: Policy, live: Live, audit: Audit, create_apps: bool, limits: Limits) -> Self {
+    pub(super) fn new(
+        policy: Policy,
+        (live, roots): (Live, Option<Arc<HostRoots>>),
+        audit: Audit,
+        create_apps: bool,
+        limits: Limits,
+    ) -> Self {
         let held = limits.held_bytes.div_ceil(1024).min(Semaphore::MAX_PERMITS);
         Self {
             policy,
             live,
+            roots,
             audit,
             create_apps,
             limits,
@@ -147,6 +156,16 @@ impl Engine {
         change: &mut dyn FnMut(&mut Keyring) -> Result<T, RotateError>,
     ) -> Result<T, Error> {
         self.live.change(epoch, change)
+    }
+
+    /// Destroys keys; `None` where the root is not from KMS.
+    pub(super) fn destroy(
+        &self,
+        permit: &AdminPermit,
+        epoch: u64,
+        kids: &[u32],
+    ) -> Option<Result<Vec<(u32, RootFate)>, Error>> {
+        self.roots.as_ref().map(|roots| roots.destroy(permit, &self.live, epoch, kids))
     }
 
     pub(super) fn reload(&self, force: bool) -> Result<Option<u64>, Error> {

@@ -3,7 +3,7 @@
 //! [`connection`] carries one relay's frames ([`inbox`] in, [`outbox`] out), [`engine`] does what a
 //! request asks, [`command`] what an administrator has done, [`link`] is how it proves itself, [`signals`] says when to reload and when to stop.
 
-mod command;
+pub(crate) mod command;
 mod connection;
 mod engine;
 mod inbox;
@@ -14,7 +14,7 @@ mod signals;
 use crate::audit::Audit;
 use crate::config::Limits;
 use crate::error::Error;
-use crate::keyring::Live;
+use crate::keyring::{HostRoots, Live};
 use crate::parent::Health;
 use crate::parent::protocol::{State as Doing, Status};
 use crate::policy::Policy;
@@ -50,6 +50,8 @@ pub struct Settings {
     pub threads: Option<NonZeroUsize>,
     /// The host's health service.
     pub health: Option<Health>,
+    /// Where the keyring's roots are from, if it is KMS.
+    pub roots: Option<Arc<HostRoots>>,
 }
 
 /// Serves relays until SIGTERM or SIGINT, then finishes what is in flight.
@@ -86,7 +88,7 @@ async fn serve(settings: Settings, live: Live, audit: Audit, link: Link) -> Resu
         listeners.push(bound.map_err(|source| Error::Listen { endpoint: endpoint.clone(), source })?);
     }
     let (limits, epoch) = (settings.limits, live.current().epoch());
-    let engine = Arc::new(Engine::new(settings.policy, live, audit, settings.create_apps, limits));
+    let engine = Arc::new(Engine::new(settings.policy, (live, settings.roots), audit, settings.create_apps, limits));
     let (drain, draining) = watch::channel(false);
     let room = Arc::new(Semaphore::new(limits.connections));
     let mut accepting = JoinSet::new();

@@ -67,6 +67,7 @@ pub struct RelayTls {
     memory: Arc<Memory>,
     name: ServerName<'static>,
     attester: Option<Arc<dyn Attester>>,
+    locked: bool,
 }
 
 impl fmt::Debug for RelayTls {
@@ -118,6 +119,7 @@ impl RelayTls {
             verifier: verifier.clone(),
             accepted: accepted.clone(),
             memory: Arc::clone(&memory),
+            locked: false,
             algorithms,
             bound: Mutex::default(),
         });
@@ -132,13 +134,19 @@ impl RelayTls {
         config.resumption = Resumption::disabled();
         config.enable_sni = false;
         let name = ServerName::try_from("e3.invalid").map_err(|_| CertificateFault::Make)?;
-        Ok(Self { config, verifier, accepted, memory, name, attester: None })
+        Ok(Self { config, verifier, accepted, memory, name, attester: None, locked: false })
     }
 
     /// The same for a caller that is itself an enclave: it proves so in every session, before anything else is asked there.
     #[must_use]
     pub fn proving(self, attester: Arc<dyn Attester>) -> Self {
         Self { attester: Some(attester), ..self }
+    }
+
+    /// The same for an administrator who makes the keyring: it also talks to an engine that has none.
+    #[must_use]
+    pub fn without_keyring(self) -> Self {
+        Self { locked: true, ..self }
     }
 
     /// What makes this caller's documents, if it proves itself.
@@ -155,6 +163,7 @@ impl RelayTls {
             verifier: self.verifier.clone(),
             accepted: self.accepted.clone(),
             memory: Arc::clone(&self.memory),
+            locked: self.locked,
             algorithms: provider().signature_verification_algorithms,
             bound: Mutex::default(),
         });
@@ -251,6 +260,8 @@ struct Engine {
     verifier: Verifier,
     accepted: PcrSets,
     memory: Arc<Memory>,
+    /// Whether it may have no keyring.
+    locked: bool,
     algorithms: WebPkiSupportedAlgorithms,
     bound: Mutex<Option<Bound>>,
 }
@@ -269,9 +280,12 @@ impl Engine {
         if bound.binding().state().keyring.is_none()
             && let Some(cause) = locked_of(certificate)
         {
-            return Err(cause.into());
+            if !self.locked {
+                return Err(cause.into());
+            }
+        } else {
+            self.memory.admit(bound.binding().state())?;
         }
-        self.memory.admit(bound.binding().state())?;
         *self.bound.lock().unwrap_or_else(PoisonError::into_inner) = Some(bound);
         Ok(())
     }
