@@ -351,7 +351,13 @@ fn a_store_that_was_tampered_with_is_refused_with_its_cause() {
         ("another keyring", with(Some(&root), Some(&of_other("keyring"))), "mixes two keyrings", 3),
         ("an altered ciphertext", with(Some(&flipped(&root, 999)), Some(&keyring)), "InvalidCiphertextException", 1),
         ("an altered keyring id", with(Some(&flipped(&root, 6)), Some(&keyring)), "mixes two keyrings", 3),
-        ("another root version", with(Some(&flipped(&root, 23)), Some(&keyring)), "denies access", 5),
+        ("another root version", with(Some(&flipped(&root, 23)), Some(&keyring)), "mixes two states", 3),
+        (
+            "and the same in the keyring",
+            with(Some(&flipped(&root, 23)), Some(&flipped(&keyring, 23))),
+            "denies access",
+            5,
+        ),
         ("a truncated keyring", with(Some(&root), Some(&keyring[..keyring.len() - 1])), "is refused", 3),
         ("an altered keyring", with(Some(&root), Some(&flipped(&keyring, keyring.len() / 2))), "is refused", 3),
     ] {

@@ -103,6 +103,11 @@ pub enum UnlockError {
         /// Id in the keyring.
         keyring: String,
     },
+    /// The keyring is under a root that the record does not hold.
+    #[error(
+        "the host's store mixes two states: the keyring is under root version {0}, which the root record does not hold; restore the store's folder from its copy"
+    )]
+    OtherRoot(u32),
     /// The image is for another keyring.
     #[error("the host's store holds another keyring than the image is for: expected {expected}, found {found}")]
     OtherKeyring {
@@ -144,6 +149,7 @@ impl UnlockError {
             | Self::NoKeyring
             | Self::BadRoot
             | Self::Mixed { .. }
+            | Self::OtherRoot(_)
             | Self::OtherKeyring { .. }
             | Self::Keyring(_)
             | Self::Exists
@@ -172,6 +178,7 @@ impl UnlockError {
             | Self::NoKeyring
             | Self::BadRoot
             | Self::Mixed { .. }
+            | Self::OtherRoot(_)
             | Self::Keyring(_)
             | Self::Exists
             | Self::Pinned(_) => Locked::Keyring,
@@ -203,7 +210,7 @@ pub(crate) fn root(blobs: &BlobStore, roots: &dyn RootSource, expected: &Expecte
         return Err(UnlockError::Mixed { root: hex(&record.keyring), keyring: hex(&id) }.into());
     }
     let version = root_version_of(&keyring).map_err(UnlockError::Keyring)?;
-    let wrapped = record.root(version).ok_or(UnlockError::Keyring(KeyringFault::WrongRoot))?;
+    let wrapped = record.root(version).ok_or(UnlockError::OtherRoot(version))?;
     Ok(roots.unwrap(wrapped, &record.context(version, expected)).map_err(UnlockError::Kms)?)
 }
 
