@@ -151,8 +151,11 @@ fn the_page_says_how_the_engine_is_and_when_it_has_gone_quiet() {
     health.report(failed);
     health.log(e3_enclave::parent::protocol::Level::Warn, "a line of the engine");
     assert!(health.flush(SOON));
-    let (status, body) = host.page("/readyz");
-    assert!(status == 503 && body.contains("KMS denies"), "{status} {body}");
+    // What was said is on its way, and not yet heard.
+    eventually("the cause on the page", || {
+        let (status, body) = host.page("/readyz");
+        (status == 503 && body.contains("KMS denies")).then_some(())
+    });
     eventually("the engine's line in the host's log", || host.log().contains("a line of the engine").then_some(()));
     health.report(Status {
         state: State::Ready,
@@ -161,7 +164,7 @@ fn the_page_says_how_the_engine_is_and_when_it_has_gone_quiet() {
         counters: vec![("opened".to_owned(), 3)],
     });
     assert!(health.flush(SOON));
-    assert_eq!(host.page("/readyz").0, 200);
+    eventually("readiness on the page", || (host.page("/readyz").0 == 200).then_some(()));
     let page: serde_json::Value = serde_json::from_str(&host.page("/status").1).unwrap();
     assert_eq!(page["engine"]["keyring_epoch"], 7);
     assert_eq!(page["engine"]["counters"]["opened"], 3);
