@@ -4,13 +4,19 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
 use tokio_vsock::VsockStream;
 
 /// Most bytes of one write on vsock: a guest's write of more than 32 KiB can hang the connection.
 pub const VSOCK_WRITE_MAX: usize = 16 * 1024;
+
+/// Bytes that are read ahead under TLS, whose library asks for 4 KiB at a time.
+const AHEAD: usize = 64 * 1024;
+
+/// A stream that is read ahead.
+pub(crate) type Ahead = BufReader<Stream>;
 
 /// A connection to or from an endpoint.
 #[derive(Debug)]
@@ -24,12 +30,17 @@ enum Inner {
     Hybrid(UnixStream),
     Tcp(TcpStream),
     /// A TLS session over one of the others.
-    Tls(Box<TlsStream<Stream>>),
+    Tls(Box<TlsStream<Ahead>>),
 }
 
 impl Stream {
-    pub(crate) fn tls(session: TlsStream<Stream>) -> Self {
+    pub(crate) fn tls(session: TlsStream<Ahead>) -> Self {
         Self(Inner::Tls(Box::new(session)))
+    }
+
+    /// The stream as a TLS session wants it: read ahead.
+    pub(crate) fn ahead(self) -> Ahead {
+        BufReader::with_capacity(AHEAD, self)
     }
 
     /// Keying material of the session (RFC 8446 §7.5), the same at both ends and nowhere else; `None` on a plain stream.

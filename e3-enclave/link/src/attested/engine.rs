@@ -177,7 +177,7 @@ impl EngineTls {
 
     /// Ends the handshake of a connection; `None` for whoever is not admitted, or too slow.
     pub async fn accept(&self, stream: Stream) -> Option<(Stream, Peer)> {
-        let session = tokio::time::timeout(HANDSHAKE, self.acceptor.accept(stream)).await.ok()?.ok()?;
+        let session = tokio::time::timeout(HANDSHAKE, self.acceptor.accept(stream.ahead())).await.ok()?.ok()?;
         let certificate = session.get_ref().1.peer_certificates()?.first()?;
         let peer = self.admitted.peer(spki_of(certificate).ok()?)?;
         Some((Stream::tls(session.into()), peer))

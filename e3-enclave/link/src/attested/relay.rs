@@ -170,7 +170,7 @@ impl RelayTls {
         let mut config = self.config.clone();
         config.dangerous().set_certificate_verifier(Arc::clone(&engine) as Arc<dyn ServerCertVerifier>);
         let connector = TlsConnector::from(Arc::new(config));
-        let session = connector.connect(self.name.clone(), stream).await.map_err(|error| refusal(&error))?;
+        let session = connector.connect(self.name.clone(), stream.ahead()).await.map_err(|error| refusal(&error))?;
         let bound = engine.bound.lock().unwrap_or_else(PoisonError::into_inner).take();
         // Without a verified document there is no session, whatever the library says.
         let bound = bound.ok_or(Refusal::Tls)?;
