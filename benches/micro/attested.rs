@@ -152,6 +152,7 @@ fn engine(folder: &Path, module: Option<(&Arc<Module>, [u8; 32])>) -> Endpoint {
         limits: config.limits,
         threads: std::num::NonZeroUsize::new(1),
         health: None,
+        roots: None,
     };
     std::thread::spawn(move || {
         pin(1);
