@@ -8,8 +8,8 @@ use e3_enclave::keyring::{Keyring, RootKey, Store};
 use e3_enclave::policy::{AppRules, Asked, Policy, RoleRules, Verb};
 use e3_enclave::session::Session;
 use e3_wire::{
-    Answer, AnswerWriter, App, Context, FRAME_HEADER, FrameHeader, Item, ItemAnswer, MAX_FRAME, Request, RequestWriter,
-    Role, TokenText, ValueType, token,
+    AdminAnswer, Answer, AnswerWriter, App, Command, Context, FRAME_HEADER, FrameHeader, Item, ItemAnswer, MAX_FRAME,
+    Request, RequestWriter, Role, TokenText, ValueType, token,
 };
 use json_span::{
     Hit, Limits, Program, Replacement, ScanCause, Scanner, Selector, SelectorOptions, is_exactly_one_value, splice,
@@ -157,6 +157,12 @@ pub fn wire_frames(bytes: &[u8]) {
     }
     if let Ok(request) = Request::read(bytes) {
         assert_eq!(rewritten(&request), bytes, "a request has two spellings");
+    }
+    if let Ok(command) = Command::read(bytes) {
+        assert_eq!(command.write().as_deref(), Ok(bytes), "a command has two spellings");
+    }
+    if let Ok(answer) = AdminAnswer::read(bytes) {
+        assert_eq!(answer.write(), bytes, "the answer to a command has two spellings");
     }
     match Answer::read(bytes) {
         Ok(Answer::Refused(refusal)) => assert_eq!(refusal.to_body(), bytes),

@@ -232,6 +232,10 @@ async fn a_command_for_another_keyring_or_epoch_is_refused_and_the_session_goes_
         let at = at(KeyringNow { epoch, ..before }, distribute()).await;
         assert_eq!(at, refused(AdminRefusal::Epoch, before.epoch));
     }
+    let request = request("shop", "r", 1000, |w| w.rewrap(b"e3v1.card.s.AAAA.").unwrap());
+    let past = KeyringNow { epoch: before.epoch - 1, ..before };
+    let rewrap = at(past, AdminVerb::Rewrap { request: &request }).await;
+    assert_eq!(rewrap, refused(AdminRefusal::Epoch, before.epoch));
     let promote = AdminVerb::Promote { app: shop(), lineage: KeyLineage::Random, kid: 1 };
     assert_eq!(at(before, promote).await, refused(AdminRefusal::NotWaiting, 1));
     let init = AdminVerb::Init { key: "arn:aws:kms:eu-central-1:111122223333:key/1234abcd" };
