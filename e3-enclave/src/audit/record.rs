@@ -75,15 +75,17 @@ impl Decisions {
             principal: stated.session.name(),
             proof: stated.session.proof().as_str(),
             image: stated.session.image().map(|image| Image { module: image.module(), pcrs: image.shown() }),
-            direction: match stated.context.direction {
-                Direction::InboundRequest => "inbound-request",
-                Direction::InboundResponse => "inbound-response",
-                Direction::OutboundRequest => "outbound-request",
-                Direction::OutboundResponse => "outbound-response",
-            },
-            destination: stated.context.destination,
-            source: stated.context.source,
-            method: stated.context.method,
+            message: stated.session.admin().is_none().then_some(Message {
+                direction: match stated.context.direction {
+                    Direction::InboundRequest => "inbound-request",
+                    Direction::InboundResponse => "inbound-response",
+                    Direction::OutboundRequest => "outbound-request",
+                    Direction::OutboundResponse => "outbound-response",
+                },
+                destination: stated.context.destination,
+                source: stated.context.source,
+                method: stated.context.method,
+            }),
             decisions: self.0.iter().map(|(what, tally)| Decision::new(what, tally)).collect(),
         };
         let mut out = serde_json::to_vec(&line).ok()?;
@@ -102,11 +104,18 @@ struct Line<'a> {
     proof: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     image: Option<Image<'a>>,
-    direction: &'a str,
+    /// An administrator's request belongs to no message.
+    #[serde(flatten)]
+    message: Option<Message<'a>>,
+    decisions: Vec<Decision<'a>>,
+}
+
+#[derive(Serialize)]
+struct Message<'a> {
+    direction: &'static str,
     destination: &'a str,
     source: &'a str,
     method: &'a str,
-    decisions: Vec<Decision<'a>>,
 }
 
 #[derive(Serialize)]

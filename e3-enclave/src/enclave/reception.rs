@@ -4,6 +4,7 @@ use crate::admin::{AdminPermit, Decided, Signed, verb_name};
 use crate::audit::{Audit, Record};
 use crate::keyring::{HostRoots, Live};
 use crate::serve::command::{AUDIT, Refused, refused};
+use crate::serve::link::NONCE as ATTEST;
 use crate::session::{Challenge, Session, Unproven};
 use e3_attest::{EXPORTER_LABEL, State};
 use e3_link::attested::engine::{EngineTls, Peer};
@@ -51,7 +52,7 @@ impl Reception {
                     Some(nonce) => (FrameKind::Nonce, nonce.to_vec(), None),
                     None => malformed(),
                 },
-                FrameKind::Attest => {
+                FrameKind::Attest if ATTEST.contains(&body.len()) => {
                     let document = self.tls.answer(&body, State::default()).unwrap_or_default();
                     (FrameKind::Document, document, None)
                 }

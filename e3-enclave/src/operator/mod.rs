@@ -292,10 +292,15 @@ impl Operator {
                 None => self.first(&mut all)?.keys.iter().map(|key| key.app).collect(),
             };
             let mut report = String::new();
-            if promote {
-                // Every app of every engine is looked at before anything is promoted.
-                for app in &apps {
-                    confirmed(&all, *app, which)?;
+            // Every app is looked at before anything is done to one of them.
+            for app in &apps {
+                let first = self.first(&mut all)?;
+                match first.waiting(*app, which) {
+                    _ if promote => {
+                        confirmed(&all, *app, which)?;
+                    }
+                    Some(kid) => return Err(first.refused(AdminRefusal::NotPromoted, kid.into())),
+                    None => {}
                 }
             }
             let mut epoch = self.first(&mut all)?.now.epoch;
@@ -423,10 +428,7 @@ fn kid(done: &Done) -> u32 {
 
 /// The key of this app that waits at the first engine, if every other one holds it too.
 fn confirmed(all: &[Engine<'_>], app: App, lineage: KeyLineage) -> Result<u32, OperatorError> {
-    let waits = |engine: &Engine<'_>| {
-        let mut keys = engine.keys.iter().filter(|key| key.app == app && key.lineage == lineage);
-        keys.find(|key| key.state == KeyUse::Distributed).map(|key| key.kid)
-    };
+    let waits = |engine: &Engine<'_>| engine.waiting(app, lineage);
     let kid = all.first().and_then(waits).ok_or(OperatorError::NothingWaits { app })?;
     match all.iter().find(|engine| waits(engine) != Some(kid)) {
         Some(engine) => Err(OperatorError::Lacks { endpoint: engine.endpoint.clone(), app, kid }),
@@ -437,6 +439,12 @@ fn confirmed(all: &[Engine<'_>], app: App, lineage: KeyLineage) -> Result<u32, O
 impl Engine<'_> {
     fn failed(&self, cause: AdminError) -> OperatorError {
         OperatorError::Session { endpoint: self.endpoint.clone(), cause }
+    }
+
+    /// The key of this app that waits for its promotion.
+    fn waiting(&self, app: App, lineage: KeyLineage) -> Option<u32> {
+        let mut keys = self.keys.iter().filter(|key| key.app == app && key.lineage == lineage);
+        keys.find(|key| key.state == KeyUse::Distributed).map(|key| key.kid)
     }
 
     async fn look(&mut self) -> Result<(), OperatorError> {

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Longest nonce of a question for a document, and the shortest that proves anything.
-pub(super) const NONCE: std::ops::RangeInclusive<usize> = 16..=64;
+pub(crate) const NONCE: std::ops::RangeInclusive<usize> = 16..=64;
 
 /// The link that relays come in on.
 #[derive(Clone)]

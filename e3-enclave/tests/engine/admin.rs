@@ -119,6 +119,11 @@ async fn keys_of_a_running_engine_are_rotated_and_tokens_rewrapped_by_signed_com
     let rewrapped = records.iter().find(|r| r["decisions"][0]["verb"] == "rewrap").unwrap();
     assert!(rewrapped["principal"].as_str().unwrap().starts_with("admin:ed25519:"));
     assert_eq!((&rewrapped["decisions"][0]["kids"][0], &rewrapped["decisions"][0]["into"][0]), (&1.into(), &7.into()));
+    assert!(rewrapped.get("direction").is_none() && rewrapped.get("source").is_none(), "it belongs to no message");
+    // One app of all that cannot be rotated: none is.
+    done(&place, &[], &["rotate", "--app", "bank"], b"");
+    assert!(refused(&place, &[], &["rotate"], 3).contains("waits for its promotion"));
+    assert_eq!(done(&place, &[], &["list"], b"").matches("distributed").count(), 1);
     let text = std::fs::read_to_string(place.setup.path("audit.jsonl")).unwrap();
     assert!(!text.contains("4242-4242") && !text.contains("e3v1."));
 }
