@@ -17,8 +17,14 @@ use tempfile::TempDir;
 
 use crate::PATIENCE;
 
-/// The parent's port on which a guest says that it is up.
+/// The parent's port on which a guest says that it is up, as to `nitro-cli`: with one byte, which it gets back.
 pub const HEARTBEAT: u32 = 9000;
+
+/// The byte.
+const UP: u8 = 0xb7;
+
+/// Longest wait for a boot: an emulated machine shares the processors with everything else that runs here.
+const BOOT: Duration = Duration::from_secs(90);
 
 /// The name that the machine gives the enclave.
 pub const MODULE_ID: &str = "i-0123456789abcdef0-enc0123456789abcde";
@@ -133,19 +139,10 @@ impl Instance {
     /// If it does not come up; the console and the backend's log are kept.
     #[must_use]
     pub fn boot(&mut self, enclave: &Enclave<'_>) -> Machine {
-        let listener = self.heartbeat.try_clone().expect("a socket");
-        // A heartbeat that was sent to an earlier boot is not this one's.
-        while listener.accept().is_ok() {}
-        let mut heard = None;
-        let mut machine = self.boot_until(enclave, || {
-            heard = listener.accept().ok().and_then(|(stream, _)| first_line(stream));
-            heard.is_some()
-        });
-        machine.heartbeat = heard;
-        machine
+        self.boot_until(enclave, || true)
     }
 
-    /// The same for an image that sends no heartbeat: it counts as up when `up` says so.
+    /// The same for an image that has more to do: it counts as up when `up` says so, too.
     ///
     /// # Panics
     /// As [`Instance::boot`].
@@ -172,6 +169,8 @@ impl Instance {
 
     fn try_boot(&self, enclave: &Enclave<'_>, up: &mut dyn FnMut() -> bool) -> Result<Machine, String> {
         let started = Instant::now();
+        // A heartbeat that was sent to an earlier boot is not this one's.
+        while self.heartbeat.accept().is_ok() {}
         let socket = self.path.join("vhost.sock");
         let door = self.path.join("vm.vsock");
         for stale in [&socket, &door] {
@@ -194,12 +193,18 @@ impl Instance {
             path: self.path.clone(),
             booted_in: Duration::ZERO,
         };
-        while !up() {
+        loop {
+            if let Ok((stream, _)) = self.heartbeat.accept() {
+                machine.heartbeat = answered(stream);
+            }
+            if machine.heartbeat.is_some() && up() {
+                break;
+            }
             if machine.qemu.ended() {
                 return Err("the machine ended before it was up".to_owned());
             }
-            if started.elapsed() > PATIENCE {
-                return Err(format!("it was not up in {PATIENCE:?}"));
+            if started.elapsed() > BOOT {
+                return Err(format!("it was not up in {BOOT:?}"));
             }
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -298,7 +303,7 @@ impl Machine {
         String::from_utf8_lossy(&fs::read(self.path.join("console")).expect("the console")).into_owned()
     }
 
-    /// The connection on which the guest said that it is up, that line read; it ends with the guest.
+    /// The connection on which the guest said that it is up, that byte read; it ends with the guest.
     pub fn heartbeat(&mut self) -> Option<&mut UnixStream> {
         self.heartbeat.as_mut()
     }
@@ -362,12 +367,12 @@ pub fn guest() -> PathBuf {
     variable("E3_NITRO_GUEST")
 }
 
-/// A guest's connection, once its line is there.
-fn first_line(mut stream: UnixStream) -> Option<UnixStream> {
+/// A guest's connection, once its byte is there and has been sent back.
+fn answered(mut stream: UnixStream) -> Option<UnixStream> {
     stream.set_nonblocking(false).and_then(|()| stream.set_read_timeout(Some(PATIENCE))).expect("a socket");
-    let mut line = [0; 3];
-    stream.read_exact(&mut line).ok()?;
-    (&line == b"up\n").then_some(stream)
+    let mut byte = [0];
+    stream.read_exact(&mut byte).ok()?;
+    (byte == [UP] && stream.write_all(&byte).is_ok()).then_some(stream)
 }
 
 fn tool_folder() -> PathBuf {

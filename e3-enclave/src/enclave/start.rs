@@ -17,7 +17,7 @@ use crate::keyring::{HostRoots, Live, UnlockError};
 use crate::kms::client::{Kms, Way};
 use crate::module::Nsm;
 use crate::parent::protocol::{State as Doing, Status};
-use crate::parent::{BlobStore, Health, Parent};
+use crate::parent::{BlobStore, Health, Parent, starter};
 use crate::serve::link::Link;
 use crate::serve::{self, Settings};
 use crate::{harden, log};
@@ -94,9 +94,11 @@ fn begin() -> Result<(), StartError> {
     boot::prepare()?;
     harden::harden()?;
     harden::keep_in_memory()?;
-    let parent = Parent::at(boot::parent_cid()?);
+    let cid = boot::parent_cid()?;
+    let parent = Parent::at(cid);
     let health = Health::start(parent.health.clone())?;
     log::start_at_host(health.clone());
+    starter::tell(cid);
     let served = prepared(&parent, &health);
     if let Err(error) = &served {
         tracing::error!(%error, "the engine cannot start in this machine");

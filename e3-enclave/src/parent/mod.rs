@@ -1,11 +1,12 @@
 //! The engine's side of the parent instance's services (SPEC.md, "Host services").
 //!
 //! [`protocol`] is what both sides say, [`channel`] one connection on which questions are asked in turn, [`store`] where the wrapped blobs are,
-//! [`health`] how the engine says how it is. Nothing of this is trusted: the host can refuse service, and no more.
+//! [`health`] how the engine says how it is, [`starter`] that its machine is up. Nothing of this is trusted: the host can refuse service, and no more.
 
 pub mod channel;
 pub mod health;
 pub mod protocol;
+pub mod starter;
 pub mod store;
 
 pub use channel::{Blocking, HostFault};
