@@ -73,13 +73,16 @@ static SITE: LazyLock<Site> = LazyLock::new(|| {
 });
 
 impl Site {
-    /// The image's registers, as `engine.attestation` and `--pcrs` take them; PCR0 is that of another image where `wrong`.
+    /// The image's registers, as its build wrote them for programs; PCR0 is that of another image where `wrong`.
     fn pcrs(&self, wrong: bool) -> String {
-        let pcr = |index: u8| match (wrong, index) {
-            (true, 0) => "ab".repeat(48),
-            _ => self.image.pcrs[&index].to_string(),
-        };
-        format!(r#"{{"pcr0": "{}", "pcr1": "{}", "pcr2": "{}"}}"#, pcr(0), pcr(1), pcr(2))
+        let written = fs::read_to_string(format!("{}.pcrs.json", self.image.path.display())).expect("the registers");
+        let pcr0 = self.image.pcrs[&0].to_string();
+        assert!(written.contains(&pcr0), "{written}");
+        if wrong {
+            written.replace(&pcr0, &"ab".repeat(48)).trim_end().to_owned()
+        } else {
+            written.trim_end().to_owned()
+        }
     }
 
     /// The key's policy: for the image with this PCR0 alone.
