@@ -187,7 +187,7 @@ fn the_hosts_schema_and_the_examples_in_the_repository_are_good() {
     let example = format!("{root}e3-host.yaml");
     assert!(fs::read_to_string(&example).unwrap().starts_with("# yaml-language-server: $schema=schema/e3-host.json\n"));
     assert!(e3(&["host", "check", "--config", &example]).contains("bytes to kms.eu-central-1.amazonaws.com:443"));
-    assert!(e3(&["inputs", "check", &format!("{root}examples/inputs.json")]).contains("1 relay keys, 1 admin keys"));
+    assert!(e3(&["inputs", "check", &format!("{root}examples/e3-inputs.json")]).contains("1 relay keys, 1 admin keys"));
 }
 
 #[test]
@@ -204,7 +204,7 @@ fn bad_inputs_and_bad_host_settings_are_refused_with_place_and_cause() {
         assert!(said.contains("hint:"), "{said}");
         said
     };
-    let inputs = fs::read_to_string(format!("{root}examples/inputs.json")).unwrap();
+    let inputs = fs::read_to_string(format!("{root}examples/e3-inputs.json")).unwrap();
     for (from, to, cause) in [
         ("\"environment\"", "\"enviroment\"", "unknown field"),
         ("production", "Production", "an environment is"),
