@@ -155,6 +155,9 @@ fn destroy(operator: &Operator, kids: Vec<u32>) -> Result<(), Error> {
         names => format!("destroyed keys {}; ", names.join(", ")),
     };
     text.push_str(&format!("the keyring is at epoch {}, under root version {}\n", now.epoch, now.root_version));
+    if roots.is_empty() {
+        text.push_str("KMS was asked about no earlier root: the host's root record holds none\n");
+    }
     let mut allowed = None;
     for (version, fate) in roots {
         let said = match fate {

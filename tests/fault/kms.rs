@@ -271,6 +271,7 @@ fn credentials_are_used_until_they_expire_and_then_renewed() {
         secret: "secret".to_owned(),
         token: "token".to_owned(),
         expired,
+        foreign: false,
     };
     // What the host still hands over has been revoked; KMS says so, and it is not the key policy's fault.
     world.kms.credentials(vec![known("AKIDTEST", true), known("AKIDNEXT", false)]);
@@ -285,6 +286,16 @@ fn credentials_are_used_until_they_expire_and_then_renewed() {
     world.open().unwrap();
     let signers: Vec<_> = world.kms.calls().into_iter().map(|call| call.signer).collect();
     assert_eq!(signers, ["AKIDTEST", "AKIDNEXT"]);
+    // One engine: its host's credentials are revoked long before they expire, and renewed.
+    let world = World::new();
+    world.metadata.give("AKIDTEST", "secret", "token", &soon());
+    let engine = world.engine(1, world.kms.roots());
+    unlock::init(&world.blobs(), &engine, &expected()).unwrap();
+    world.kms.credentials(vec![known("AKIDTEST", true), known("AKIDNEXT", false)]);
+    let (said, _) = refusal(unlock::open(&world.blobs(), &engine, &expected()));
+    assert!(said.contains("refuses the credentials"), "{said}");
+    world.metadata.give("AKIDNEXT", "secret", "token", &soon());
+    unlock::open(&world.blobs(), &engine, &expected()).unwrap();
     // A host without a role.
     let world = World::new();
     let metadata = MetadataService::start();
@@ -296,6 +307,86 @@ fn credentials_are_used_until_they_expire_and_then_renewed() {
     let engine = KmsRoot::new(Kms::new(&world.target(world.kms.roots()), &way, module).unwrap()).unwrap();
     let (said, code) = refusal(unlock::init(&world.blobs(), &engine, &expected()));
     assert!(said.contains("no credentials") && code == 4, "{said}");
+}
+
+/// In four minutes: the host asks for credentials anew from five minutes before they expire.
+fn soon() -> String {
+    let at = SystemTime::now() + Duration::from_secs(240);
+    let seconds = at.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let date = std::process::Command::new("date").args(["-u", "-d", &format!("@{seconds}"), "+%FT%TZ"]).output();
+    String::from_utf8(date.unwrap().stdout).unwrap().trim().to_owned()
+}
+
+#[test]
+fn credentials_that_hang_or_that_are_none_are_said_to_be_the_hosts_fault() {
+    let world = World::new();
+    for (id, secret, token) in [
+        ("AKIDTEST\\r\\nx-amz-target: TrentService.Encrypt", "secret", "token"),
+        ("AKID/TEST", "secret", "token"),
+        ("", "secret", "token"),
+        ("AKIDTEST", "", "token"),
+        ("AKIDTEST", "secret", "to\\u0000ken"),
+        ("AKIDTEST", "secret", &"t".repeat(17_000)),
+    ] {
+        world.metadata.give(id, secret, token, &soon());
+        let (said, code) = refusal(world.init());
+        assert!(said.contains("no credentials") && code == 4, "{id}: {said}");
+        assert!(!said.contains("AKID"), "{said}");
+    }
+    assert!(world.kms.calls().is_empty());
+    // A metadata service that takes the question and says nothing: KMS is not to blame.
+    let hanging = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let folder = folder();
+    let host = Host::start(folder.path(), world.kms.address(), hanging.local_addr().unwrap());
+    let at = |service: &str| host.endpoint(service).parse().unwrap();
+    let way = Way { forwarder: at("kms"), credentials: at("credentials"), timeout: TRY };
+    let module = Arc::new(Module(Arc::clone(&world.authority), 1));
+    let engine = KmsRoot::new(Kms::new(&world.target(world.kms.roots()), &way, module).unwrap()).unwrap();
+    let (said, code) = refusal(unlock::init(&world.blobs(), &engine, &expected()));
+    assert!(said.contains("no credentials") && code == 4, "{said}");
+}
+
+/// A security module that signs something else than it is asked for.
+struct Deviating<F>(F);
+
+impl<F: Fn(&Request) -> Option<Vec<u8>> + Send + Sync> Attester for Deviating<F> {
+    fn document(&self, request: &Request) -> Option<Vec<u8>> {
+        (self.0)(request)
+    }
+}
+
+#[test]
+fn a_document_that_is_old_or_of_another_authority_or_without_a_key_gets_no_key() {
+    let world = World::new();
+    world.init().unwrap();
+    let pcrs = || [(0, 1), (1, 2), (2, 3)].map(|(index, byte)| (index, Pcr::new([byte; 48])));
+    let signed = |authority: &Arc<Authority>, age: u64| {
+        let authority = Arc::clone(authority);
+        move |request: &Request| {
+            let at = SystemTime::now() - Duration::from_secs(age);
+            authority.sign(&Content::new(at, pcrs(), request.clone())).ok()
+        }
+    };
+    let other = Arc::new(Authority::new(SystemTime::now(), Duration::from_secs(86_400)).unwrap());
+    let generate = |module: Arc<dyn Attester>| {
+        let at = |service: &str| world.host.endpoint(service).parse().unwrap();
+        let way = Way { forwarder: at("kms"), credentials: at("credentials"), timeout: TRY };
+        let engine = KmsRoot::new(Kms::new(&world.target(world.kms.roots()), &way, module).unwrap()).unwrap();
+        let context = RootContext { environment: "test".into(), keyring: [7; 16], root_version: 1 };
+        engine.generate(&context).map(|_| ()).map_err(|error| error.to_string())
+    };
+    assert_eq!(generate(Arc::new(Deviating(signed(&world.authority, 0)))), Ok(()));
+    let said = generate(Arc::new(Deviating(signed(&other, 0)))).unwrap_err();
+    assert!(said.contains("ValidationException"), "{said}");
+    let keyless = Arc::clone(&world.authority);
+    let keyless =
+        Deviating(move |_: &Request| keyless.sign(&Content::new(SystemTime::now(), pcrs(), Request::default())).ok());
+    assert!(generate(Arc::new(keyless)).unwrap_err().contains("ValidationException"));
+    let said = generate(Arc::new(Deviating(|_: &Request| None))).unwrap_err();
+    assert!(said.contains("no attestation document"), "{said}");
+    let said = generate(Arc::new(Deviating(signed(&world.authority, 600)))).unwrap_err();
+    assert!(said.contains("ValidationException"), "{said}");
+    assert!(generate(Arc::new(Deviating(signed(&world.authority, 60)))).is_ok());
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The program on the parent instance, and an instance metadata service for it.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -104,7 +105,7 @@ impl Host {
 #[derive(Debug)]
 pub struct MetadataService {
     backend: Backend,
-    credentials: Arc<Mutex<Option<String>>>,
+    credentials: Arc<Mutex<VecDeque<String>>>,
 }
 
 /// The role's name.
@@ -115,12 +116,12 @@ impl MetadataService {
     /// A service without credentials.
     #[must_use]
     pub fn start() -> Self {
-        let credentials: Arc<Mutex<Option<String>>> = Arc::default();
+        let credentials: Arc<Mutex<VecDeque<String>>> = Arc::default();
         let given = Arc::clone(&credentials);
         let answer = move |request: &Request| {
-            let given = given.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let mut given = given.lock().unwrap_or_else(PoisonError::into_inner);
             let authorised = request.header("x-aws-ec2-metadata-token") == Some(TOKEN);
-            Some(match (request.line(), given) {
+            Some(match (request.line(), given.front().cloned()) {
                 (("PUT", "/latest/api/token"), _)
                     if request.header("x-aws-ec2-metadata-token-ttl-seconds").is_some() =>
                 {
@@ -128,7 +129,10 @@ impl MetadataService {
                 }
                 (_, _) if !authorised => refused(401),
                 (("GET", "/latest/meta-data/iam/security-credentials/"), Some(_)) => ok(ROLE),
-                (("GET", path), Some(given)) if path.ends_with(ROLE) => ok(&given),
+                (("GET", path), Some(next)) if path.ends_with(ROLE) => {
+                    given.rotate_left(1);
+                    ok(&next)
+                }
                 _ => refused(404),
             })
         };
@@ -143,10 +147,17 @@ impl MetadataService {
 
     /// From now on the role has these credentials: access key id, secret key, session token, and when they expire (RFC 3339).
     pub fn give(&self, key_id: &str, secret: &str, token: &str, expiration: &str) {
-        let text = format!(
-            r#"{{"Code": "Success", "Type": "AWS-HMAC", "AccessKeyId": "{key_id}", "SecretAccessKey": "{secret}", "Token": "{token}", "Expiration": "{expiration}"}}"#
-        );
-        *self.credentials.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
+        self.give_in_turn(&[key_id], secret, token, expiration);
+    }
+
+    /// From now on each question is answered by the credentials with the next one of these access key ids, over and over.
+    pub fn give_in_turn(&self, key_ids: &[&str], secret: &str, token: &str, expiration: &str) {
+        let credentials = key_ids.iter().map(|key_id| {
+            format!(
+                r#"{{"Code": "Success", "Type": "AWS-HMAC", "AccessKeyId": "{key_id}", "SecretAccessKey": "{secret}", "Token": "{token}", "Expiration": "{expiration}"}}"#
+            )
+        });
+        *self.credentials.lock().unwrap_or_else(PoisonError::into_inner) = credentials.collect();
     }
 
     /// Requests that it got.

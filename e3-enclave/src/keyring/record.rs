@@ -14,6 +14,9 @@ const MAGIC: &[u8; 4] = b"e3rt";
 /// Most roots in a record: the present one, and replaced ones that KMS does not deny yet.
 pub(crate) const MAX_ROOTS: usize = 16;
 
+/// Longest ciphertext of KMS, in bytes (`CiphertextBlob`); those of a root have about 200.
+const WRAPPED_MAX: usize = 6144;
+
 /// Wrapped roots of one keyring, ascending by version. At least one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RootRecord {
@@ -40,7 +43,7 @@ impl RootRecord {
         out.push(self.roots.len() as u8);
         for (version, wrapped) in &self.roots {
             out.extend_from_slice(&version.to_be_bytes());
-            // KMS's ciphertexts of 32 bytes have about 200; what was read had a length of 16 bits.
+            // At most WRAPPED_MAX: KMS makes no longer ones, and none were read.
             out.extend_from_slice(&(wrapped.0.len() as u16).to_be_bytes());
             out.extend_from_slice(&wrapped.0);
         }
@@ -78,7 +81,8 @@ impl RootRecord {
             _ => return None,
         }
         let ascending = roots.windows(2).all(|w| w[0].0 < w[1].0);
-        let good = ascending && roots.iter().all(|(version, wrapped)| *version != 0 && !wrapped.0.is_empty());
+        let fits = |wrapped: &WrappedRoot| (1..=WRAPPED_MAX).contains(&wrapped.0.len());
+        let good = ascending && roots.iter().all(|(version, wrapped)| *version != 0 && fits(wrapped));
         good.then_some(Self { keyring: *keyring, roots })
     }
 
@@ -113,6 +117,8 @@ mod tests {
             }
         }
         assert!(RootRecord::decode(&[&two.encode()[..], b"x"].concat()).is_err());
+        let sized = |length| RootRecord::decode(&RootRecord::new([7; 16], 1, WrappedRoot(vec![1; length])).encode());
+        assert!(sized(WRAPPED_MAX).is_ok() && sized(WRAPPED_MAX + 1).is_err());
         let spelled = |roots: Vec<(u32, WrappedRoot)>| {
             let mut bytes = RootRecord { keyring: [7; 16], roots: [roots.clone(), roots].concat() }.encode();
             bytes[21] = bytes[21].wrapping_div(1);

@@ -118,21 +118,21 @@ impl HostRoots {
     /// What KMS says of every root before this version. Those that it denies leave the record.
     fn fates(&self, present: u32) -> Result<Vec<(u32, RootFate)>, Error> {
         let (mut record, bytes) = self.record()?;
-        let ask = |version: u32, record: &RootRecord| {
-            let wrapped = record.root(version).ok_or(UnlockError::BadRoot)?;
-            Ok::<_, UnlockError>(self.source.unwrap(wrapped, &record.context(version, &self.expected)))
-        };
+        let newest = record.root(present).ok_or(UnlockError::BadRoot)?;
+        let earlier = record.roots.iter().filter(|(version, _)| *version < present);
+        let versions = std::iter::once((present, newest)).chain(earlier.map(|(version, wrapped)| (*version, wrapped)));
+        let (versions, asked): (Vec<_>, Vec<_>) =
+            versions.map(|(version, wrapped)| (version, (wrapped, record.context(version, &self.expected)))).unzip();
+        let mut answers = versions.into_iter().zip(self.source.unwrap_each(&asked));
         // Who is denied everything is not told anything about one version.
-        let works = ask(present, &record)?.is_ok();
-        let mut fates = Vec::new();
-        for version in record.roots.iter().map(|(version, _)| *version).filter(|version| *version < present) {
-            let fate = match ask(version, &record)? {
-                Ok(_) => RootFate::StillAllowed,
-                Err(KmsError::AccessDenied { .. }) if works => RootFate::Denied,
-                Err(_) => RootFate::Unknown,
-            };
-            fates.push((version, fate));
-        }
+        let works = answers.next().is_some_and(|(_, answer)| answer.is_ok());
+        let fates: Vec<_> = answers
+            .map(|(version, answer)| match answer {
+                Ok(_) => (version, RootFate::StillAllowed),
+                Err(KmsError::AccessDenied { .. }) if works => (version, RootFate::Denied),
+                Err(_) => (version, RootFate::Unknown),
+            })
+            .collect();
         if fates.iter().any(|(_, fate)| *fate == RootFate::Denied) {
             record.roots.retain(|(version, _)| !fates.contains(&(*version, RootFate::Denied)));
             // It is asked about once more where this fails.

@@ -32,6 +32,9 @@ pub trait RootSource: Send + Sync {
     /// # Errors
     /// See [`KmsError`].
     fn unwrap(&self, wrapped: &WrappedRoot, context: &RootContext) -> Result<RootKey, KmsError>;
+
+    /// Opens several as one and the same caller: what differs between the answers is not who asked. As many answers as questions, in their order.
+    fn unwrap_each(&self, asked: &[(&WrappedRoot, RootContext)]) -> Vec<Result<RootKey, KmsError>>;
 }
 
 /// Root keys from KMS, for threads that may block.
@@ -57,6 +60,11 @@ impl RootSource for KmsRoot {
 
     fn unwrap(&self, wrapped: &WrappedRoot, context: &RootContext) -> Result<RootKey, KmsError> {
         self.runtime.wait(self.kms.unwrap_root(wrapped, context)).unwrap_or(Err(KmsError::Setup))
+    }
+
+    fn unwrap_each(&self, asked: &[(&WrappedRoot, RootContext)]) -> Vec<Result<RootKey, KmsError>> {
+        let refused = || asked.iter().map(|_| Err(KmsError::Setup)).collect();
+        self.runtime.wait(self.kms.unwrap_each(asked)).unwrap_or_else(refused)
     }
 }
 

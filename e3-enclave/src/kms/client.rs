@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_credential_types::Credentials;
 use aws_sdk_kms::Client;
 use aws_sdk_kms::config::retry::RetryConfig;
 use aws_sdk_kms::config::timeout::TimeoutConfig;
@@ -72,7 +73,7 @@ pub enum KmsError {
     BadCredentials,
     /// KMS refused: the policy does not allow this image, this context or this role.
     #[error(
-        "KMS denies access to {key}: the key policy must allow this image's PCR0 and encryption context (SPEC.md, \"Key policy\")"
+        "KMS denies access to {key}: the key policy must allow this image's PCR0 and encryption context to the host's role (SPEC.md, \"Key policy\")"
     )]
     AccessDenied {
         /// The key that was asked.
@@ -108,7 +109,9 @@ pub enum KmsError {
 
 /// A client of one key.
 pub struct Kms {
-    client: Client,
+    /// All but the credentials.
+    config: Config,
+    credentials: HostCredentials,
     key: KeyArn,
     recipient: RecipientKey,
     attester: Arc<dyn Attester>,
@@ -145,17 +148,24 @@ impl Kms {
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new(target.key.region().to_owned()))
             .endpoint_url(format!("https://{}:{}", target.host, target.port))
-            .credentials_provider(SharedCredentialsProvider::new(HostCredentials::new(
-                way.credentials.clone(),
-                way.timeout,
-            )))
             .http_client(http_client_fn(move |_, _| connector.clone()))
             .sleep_impl(TokioSleep::new())
             .retry_config(RetryConfig::standard().with_max_attempts(TRIES))
             .timeout_config(timeouts)
             .build();
         let recipient = RecipientKey::generate().ok_or(KmsError::Setup)?;
-        Ok(Self { client: Client::from_conf(config), key: target.key.clone(), recipient, attester })
+        let credentials = HostCredentials::new(way.credentials.clone(), way.timeout);
+        Ok(Self { config, credentials, key: target.key.clone(), recipient, attester })
+    }
+
+    /// The credentials that the host hands over now.
+    async fn credentials(&self) -> Result<Credentials, KmsError> {
+        self.credentials.fetch().await.map_err(|_| KmsError::Credentials)
+    }
+
+    fn client(&self, credentials: &Credentials) -> Client {
+        let provider = SharedCredentialsProvider::new(credentials.clone());
+        Client::from_conf(self.config.to_builder().credentials_provider(provider).build())
     }
 
     /// Makes a new root key inside KMS.
@@ -163,8 +173,9 @@ impl Kms {
     /// # Errors
     /// See [`KmsError`].
     pub async fn generate_root(&self, context: &RootContext) -> Result<(WrappedRoot, RootKey), KmsError> {
+        let client = self.client(&self.credentials().await?);
         let mut request =
-            self.client.generate_data_key().key_id(self.key.as_str()).number_of_bytes(32).recipient(self.recipient()?);
+            client.generate_data_key().key_id(self.key.as_str()).number_of_bytes(32).recipient(self.recipient()?);
         for (name, value) in context.entries() {
             request = request.encryption_context(name, value);
         }
@@ -180,8 +191,30 @@ impl Kms {
     /// # Errors
     /// See [`KmsError`].
     pub async fn unwrap_root(&self, wrapped: &WrappedRoot, context: &RootContext) -> Result<RootKey, KmsError> {
+        self.unwrap_as(&self.credentials().await?, wrapped, context).await
+    }
+
+    /// Opens several wrapped root keys with one and the same credentials: a host that hands over others in between cannot make KMS deny one root and open another.
+    pub async fn unwrap_each(&self, asked: &[(&WrappedRoot, RootContext)]) -> Vec<Result<RootKey, KmsError>> {
+        let credentials = self.credentials().await;
+        let mut answers = Vec::with_capacity(asked.len());
+        for (wrapped, context) in asked {
+            answers.push(match &credentials {
+                Ok(credentials) => self.unwrap_as(credentials, wrapped, context).await,
+                Err(_) => Err(KmsError::Credentials),
+            });
+        }
+        answers
+    }
+
+    async fn unwrap_as(
+        &self,
+        credentials: &Credentials,
+        wrapped: &WrappedRoot,
+        context: &RootContext,
+    ) -> Result<RootKey, KmsError> {
         let mut request = self
-            .client
+            .client(credentials)
             .decrypt()
             .key_id(self.key.as_str())
             .ciphertext_blob(Blob::new(wrapped.0.clone()))
@@ -225,8 +258,10 @@ impl Kms {
     fn open(&self, envelope: Option<&Blob>) -> Result<RootKey, KmsError> {
         let envelope = envelope.ok_or(KmsError::Incomplete)?;
         let plain = self.recipient.open(envelope.as_ref())?;
-        let key: [u8; 32] = plain.as_slice().try_into().map_err(|_| Unopened)?;
-        Ok(RootKey::from_kms(SecretKey::new(Zeroizing::new(key))))
+        let plain: &[u8; 32] = plain.as_slice().try_into().map_err(|_| Unopened)?;
+        let mut key = Zeroizing::new([0; 32]);
+        key.copy_from_slice(plain);
+        Ok(RootKey::from_kms(SecretKey::new(key)))
     }
 
     fn refused<E, R>(&self, error: &SdkError<E, R>) -> KmsError
@@ -251,9 +286,6 @@ impl Kms {
         while let Some(error) = cause {
             if let Some(exchange) = error.downcast_ref::<ExchangeError>() {
                 return KmsError::Unreachable(exchange.clone());
-            }
-            if error.is::<aws_credential_types::provider::error::CredentialsError>() {
-                return KmsError::Credentials;
             }
             cause = error.source();
         }

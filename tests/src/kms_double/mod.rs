@@ -34,6 +34,8 @@ pub struct Credentials {
     pub token: String,
     /// Whether they have expired.
     pub expired: bool,
+    /// Whether they are of a role that no key's policy names: good, and allowed nothing.
+    pub foreign: bool,
 }
 
 /// What a key allows: everything that is not allowed is denied.
@@ -120,6 +122,7 @@ impl KmsThatVerifies {
             secret: "secret".to_owned(),
             token: "token".to_owned(),
             expired: false,
+            foreign: false,
         };
         let state = Arc::new(Mutex::new(State {
             verifier: Verifier::with_test_root(attestation_root).expect("a root of attestation"),

@@ -134,7 +134,11 @@ impl State {
     }
 
     fn decide(&mut self, head: &str, body: &[u8], asked: &Value, call: &mut Call) -> Result<Value, String> {
-        call.signer = signature::signer(head, body, &self.credentials)?;
+        let signer = signature::signer(head, body, &self.credentials)?;
+        call.signer = signer.id;
+        if signer.foreign {
+            return Err("AccessDeniedException".to_owned());
+        }
         if let Some(Fault::Error(code, times)) = &mut self.fault
             && *times > 0
         {

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use super::{Credentials, REGION};
 
 /// Who signed, or the error that KMS answers with.
-pub(super) fn signer(head: &str, body: &[u8], known: &[Credentials]) -> Result<String, &'static str> {
+pub(super) fn signer(head: &str, body: &[u8], known: &[Credentials]) -> Result<Credentials, &'static str> {
     let header = |name: &str| e3_tests::client::header(head, name);
     let authorization = header("authorization").ok_or("MissingAuthenticationTokenException")?;
     let parameters = authorization.strip_prefix("AWS4-HMAC-SHA256 ").ok_or("IncompleteSignatureException")?;
@@ -51,7 +51,7 @@ pub(super) fn signer(head: &str, body: &[u8], known: &[Credentials]) -> Result<S
     if known.expired {
         return Err("ExpiredTokenException");
     }
-    Ok(id.to_owned())
+    Ok(known.clone())
 }
 
 fn hmac(key: &[u8], text: &[u8]) -> Vec<u8> {
