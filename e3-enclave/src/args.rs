@@ -190,7 +190,8 @@ Steps:
   2. allow the next root version (`e3 keys list` shows the present one) in the KMS key policy's condition on `e3:root-version`;
   3. e3 keys destroy --kid 3 --engine … --admin-key admin.pem --pcrs expected.json
   4. take the old root version out of the key policy;
-  5. e3 keys destroy --verify --engine … : exits with 0 once KMS denies every old root. Only then do old copies of the keyring open nothing.")]
+  5. e3 keys destroy --verify --engine … : exits with 0 once KMS denies every old root. Only then do old copies of the keyring open nothing.
+     The host hands over the credentials and the old roots: whoever does not trust it looks at the key policy itself.")]
     Destroy {
         /// A key that is neither active nor waiting; may be given several times.
         #[arg(long = "kid", required_unless_present = "verify", conflicts_with = "verify")]

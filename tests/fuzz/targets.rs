@@ -5,6 +5,8 @@ use std::sync::{LazyLock, OnceLock};
 
 use e3_enclave::envelope::{Authentic, SealTime, Sealer};
 use e3_enclave::keyring::{Keyring, RootKey, Store};
+use e3_enclave::kms::RecipientKey;
+use e3_enclave::kms::ber::Element;
 use e3_enclave::policy::{AppRules, Asked, Policy, RoleRules, Verb};
 use e3_enclave::session::Session;
 use e3_wire::{
@@ -234,6 +236,25 @@ fn written(role: Role, value_type: ValueType, binary: &[u8]) -> Vec<u8> {
     let mut text = Vec::new();
     token::write(role, value_type, binary, &mut text);
     text
+}
+
+/// What is read as BER says the same in definite lengths; and no envelope opens that was not made for the key.
+pub fn kms_answer(bytes: &[u8]) {
+    static KEY: LazyLock<RecipientKey> = LazyLock::new(|| RecipientKey::generate().expect("a key"));
+    if let Ok(element) = Element::read(bytes) {
+        let written = definite(element);
+        assert!(Element::read(&written).expect("it is BER") == Element::read(bytes).expect("it was BER"));
+    }
+    assert!(KEY.open(bytes).is_err(), "an envelope of somebody else's opened");
+}
+
+fn definite(element: Element<'_>) -> Vec<u8> {
+    let tag = element.tag;
+    let content = match element.bytes(tag) {
+        Ok(bytes) => bytes.to_vec(),
+        Err(_) => element.inside(tag).expect("elements").into_iter().flat_map(definite).collect(),
+    };
+    [&[tag, 0x84][..], &(content.len() as u32).to_be_bytes(), &content].concat()
 }
 
 /// Nothing opens but what the engine sealed: not the bytes themselves, not as a sealed binary under a key that there is, and not a genuine token that they alter.
