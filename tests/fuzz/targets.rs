@@ -238,23 +238,35 @@ fn written(role: Role, value_type: ValueType, binary: &[u8]) -> Vec<u8> {
     text
 }
 
-/// What is read as BER says the same in definite lengths; and no envelope opens that was not made for the key.
+/// What is read as BER says the same in definite and in indefinite lengths; and no envelope opens that was not made for the key.
 pub fn kms_answer(bytes: &[u8]) {
     static KEY: LazyLock<RecipientKey> = LazyLock::new(|| RecipientKey::generate().expect("a key"));
-    if let Ok(element) = Element::read(bytes) {
-        let written = definite(element);
+    for writing in [Lengths::Definite, Lengths::Indefinite] {
+        let Ok(element) = Element::read(bytes) else { break };
+        let written = ber(element, writing);
         assert!(Element::read(&written).expect("it is BER") == Element::read(bytes).expect("it was BER"));
     }
     assert!(KEY.open(bytes).is_err(), "an envelope of somebody else's opened");
 }
 
-fn definite(element: Element<'_>) -> Vec<u8> {
+#[derive(Clone, Copy)]
+enum Lengths {
+    Definite,
+    Indefinite,
+}
+
+fn ber(element: Element<'_>, lengths: Lengths) -> Vec<u8> {
     let tag = element.tag;
-    let content = match element.bytes(tag) {
-        Ok(bytes) => bytes.to_vec(),
-        Err(_) => element.inside(tag).expect("elements").into_iter().flat_map(definite).collect(),
-    };
-    [&[tag, 0x84][..], &(content.len() as u32).to_be_bytes(), &content].concat()
+    let definite = |content: &[u8]| [&[tag, 0x84][..], &(content.len() as u32).to_be_bytes(), content].concat();
+    if let Ok(bytes) = element.bytes(tag) {
+        return definite(bytes);
+    }
+    let inside = element.inside(tag).expect("elements");
+    let content: Vec<u8> = inside.into_iter().flat_map(|inner| ber(inner, lengths)).collect();
+    match lengths {
+        Lengths::Definite => definite(&content),
+        Lengths::Indefinite => [&[tag, 0x80][..], &content, &[0, 0]].concat(),
+    }
 }
 
 /// Nothing opens but what the engine sealed: not the bytes themselves, not as a sealed binary under a key that there is, and not a genuine token that they alter.
