@@ -34,6 +34,9 @@ pub trait Source: Send + Sync + 'static {
 
     /// The whole state, for people.
     fn status(&self) -> Status;
+
+    /// The certificate of the local authority in PEM, if there is one.
+    fn ca(&self) -> Option<String>;
 }
 
 /// Whether the relay can do its work.
@@ -214,12 +217,16 @@ fn answer(source: &impl Source, method: &Method, path: &str) -> Response<Full<By
             let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
             (status, JSON, json(&readiness))
         }),
+        "/ca.pem" => Some(|source| match source.ca() {
+            Some(pem) => (StatusCode::OK, "application/x-pem-file", pem),
+            None => (StatusCode::NOT_FOUND, TEXT, "the rules name no `ca`\n".to_owned()),
+        }),
         "/status" => Some(|source| (StatusCode::OK, JSON, json(&source.status()))),
         _ => None,
     };
     let readable = method == Method::GET || method == Method::HEAD;
     let (status, media, body) = match known {
-        None => (StatusCode::NOT_FOUND, TEXT, "known paths: /metrics /healthz /readyz /status\n".to_owned()),
+        None => (StatusCode::NOT_FOUND, TEXT, "known paths: /metrics /healthz /readyz /status /ca.pem\n".to_owned()),
         Some(_) if !readable => (StatusCode::METHOD_NOT_ALLOWED, TEXT, "GET and HEAD only\n".to_owned()),
         Some(known) => known(source),
     };

@@ -40,6 +40,20 @@ pub fn cause_of(failure: &Failure) -> Option<Cause> {
         ),
         Failure::UnknownHost => cause(S::MISDIRECTED_REQUEST, "rules/unknown-host", "This relay serves no such host."),
         Failure::Tunnel => cause(S::METHOD_NOT_ALLOWED, "rules/tunnel", "This listener opens no tunnels."),
+        Failure::NoTunnel => {
+            cause(S::FORBIDDEN, "connect/refused", "No destination here opens this host and port to CONNECT.")
+        }
+        Failure::Misdirected => cause(
+            S::MISDIRECTED_REQUEST,
+            "connect/host",
+            "Host, TLS server name and the target of CONNECT are not the same.",
+        ),
+        Failure::ProxyAuthentication => cause(
+            S::PROXY_AUTHENTICATION_REQUIRED,
+            "connect/authentication",
+            "Proxy-Authorization holds no key of this listener.",
+        ),
+        Failure::ClosedPath => cause(S::FORBIDDEN, "rules/path", "The destination does not open this path."),
         Failure::Upgrade => cause(S::FORBIDDEN, "rules/upgrade", "A ruled request cannot change its protocol."),
         Failure::Unruled => {
             cause(S::FORBIDDEN, "rules/unruled", "No rule selects this request, and the site refuses such.")
@@ -104,6 +118,11 @@ pub fn cause_of(failure: &Failure) -> Option<Cause> {
         Failure::RequestTimeout => cause(S::REQUEST_TIMEOUT, "request/timeout", "The request did not arrive in time."),
         Failure::ClientGone => return None,
         Failure::UpstreamConnect => cause(S::BAD_GATEWAY, "upstream/connect", "The upstream cannot be reached."),
+        Failure::Egress => cause(
+            S::FORBIDDEN,
+            "upstream/address",
+            "The upstream's address is not public, and the destination does not list its network.",
+        ),
         Failure::UpstreamTls => {
             cause(S::BAD_GATEWAY, "upstream/certificate", "The upstream's certificate does not verify.")
         }
@@ -264,6 +283,10 @@ pub fn table() -> Vec<Cause> {
         Failure::UnderscoreField,
         Failure::UnknownHost,
         Failure::Tunnel,
+        Failure::NoTunnel,
+        Failure::Misdirected,
+        Failure::ProxyAuthentication,
+        Failure::ClosedPath,
         Failure::Upgrade,
         Failure::Unruled,
     ]);
@@ -305,6 +328,7 @@ pub fn table() -> Vec<Cause> {
         Failure::EngineAnswer,
         Failure::RequestTimeout,
         Failure::UpstreamConnect,
+        Failure::Egress,
         Failure::UpstreamTls,
         Failure::UpstreamProtocol,
         Failure::UpstreamPartial,
@@ -361,6 +385,9 @@ pub fn problem(cause: Cause, failure: &Failure, request_id: &str, upstream: Opti
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if cause.status == StatusCode::SERVICE_UNAVAILABLE {
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    if cause.status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+        headers.insert(header::PROXY_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"relay\""));
     }
     if is_cut || matches!(failure, Failure::Framing(_) | Failure::RequestTimeout) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

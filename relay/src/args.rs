@@ -40,7 +40,10 @@ pub enum Command {
         relay explain --config relay.yaml -X GET -H 'X-Tenant: a' http://api.shop.example/v1/orders"
     )]
     Explain(Explain),
-    /// Make the key by which engines know this relay, or show its hash.
+    /// The local certificate authority of intercepted destinations.
+    #[command(subcommand)]
+    Ca(Ca),
+    /// Make the key by which engines know this relay, or show its hash; make keys of the outbound relay's clients.
     #[command(subcommand)]
     Key(Key),
     /// Check what runs somewhere, without trusting it.
@@ -66,12 +69,57 @@ pub enum Key {
         /// The file to make.
         file: PathBuf,
     },
+    /// Make a key for a client of the outbound relay, and print its hash for `keys` in the rules file.
+    #[command(after_help = "Example: relay key proxy")]
+    Proxy,
     /// Print the hash of a key: SHA-256 of its SubjectPublicKeyInfo.
     #[command(after_help = "Example: relay key show /etc/relay/relay.key")]
     Show {
         /// The key's file.
         file: PathBuf,
     },
+}
+
+/// `relay ca`.
+#[derive(Debug, Subcommand)]
+pub enum Ca {
+    /// Make a key (ECDSA P-256, mode 0600) and its certificate, which clients of intercepted destinations are to trust.
+    #[command(
+        after_help = "Example: relay ca init --config relay.yaml --certificate relay-ca.pem --key relay-ca.key\n\n\
+        With --config the authority is limited to the destinations with `intercept: true`, if all of them are exact."
+    )]
+    Init(CaInit),
+    /// Tell how curl, Node, Python, Java, Go and the system come to trust it.
+    #[command(after_help = "Example: relay ca trust-help --certificate relay-ca.pem")]
+    TrustHelp(TrustHelp),
+}
+
+/// `relay ca init`.
+#[derive(Debug, Args)]
+pub struct CaInit {
+    /// Rules whose intercepted destinations the authority is limited to.
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The certificate to make.
+    #[arg(long, value_name = "FILE", default_value = "relay-ca.pem")]
+    pub certificate: PathBuf,
+    /// The key to make.
+    #[arg(long, value_name = "FILE", default_value = "relay-ca.key")]
+    pub key: PathBuf,
+    /// How long it is valid.
+    #[arg(long, value_name = "DAYS", default_value_t = 1825, value_parser = clap::value_parser!(u32).range(1..=7300))]
+    pub days: u32,
+}
+
+/// `relay ca trust-help`.
+#[derive(Debug, Args)]
+pub struct TrustHelp {
+    /// The certificate.
+    #[arg(long, value_name = "FILE", default_value = "relay-ca.pem")]
+    pub certificate: PathBuf,
+    /// The outbound relay, as clients reach it.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8081")]
+    pub proxy: String,
 }
 
 /// `relay verify`.

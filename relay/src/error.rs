@@ -29,6 +29,14 @@ pub enum Failure {
     UnknownHost,
     /// CONNECT, on a listener that opens no tunnels: 405.
     Tunnel,
+    /// CONNECT for a host or port that no destination opens to it: 403.
+    NoTunnel,
+    /// Host, TLS server name and CONNECT target differ: 421.
+    Misdirected,
+    /// No key of this listener's clients: 407.
+    ProxyAuthentication,
+    /// A path that the destination does not open: 403.
+    ClosedPath,
     /// An upgrade to another protocol on a ruled request: 403.
     Upgrade,
     /// `unruled: refuse`, and no rule selects the request: 403.
@@ -73,6 +81,8 @@ pub enum Failure {
     ClientGone,
     /// No server of the upstream can be reached: 502.
     UpstreamConnect,
+    /// No address of the upstream is one that may be reached: 403.
+    Egress,
     /// The upstream's certificate does not verify: 502.
     UpstreamTls,
     /// The upstream broke off or spoke no HTTP: 502.

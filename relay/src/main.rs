@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         Command::Test(args) => command::test::run(&args),
         Command::Explain(args) => command::explain::run(&args),
         Command::Key(args) => command::key::run(&args),
+        Command::Ca(args) => command::ca::run(&args),
         Command::Verify(Verify::Engine(args)) => command::verify::run(&args),
         Command::Schema => {
             print!("{}", config::schema());

@@ -1,5 +1,9 @@
 //! Towards third parties: the host names the destination, or else the first segment of the path does (base-URL form).
 
+pub mod connect;
+pub mod egress;
+pub mod keys;
+
 use std::sync::Arc;
 
 use http::Uri;

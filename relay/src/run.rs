@@ -243,6 +243,10 @@ impl Source for Operator {
         Readiness { ready: health.ready, cause: (!health.ready).then(cause) }
     }
 
+    fn ca(&self) -> Option<String> {
+        self.reloader.live().hold().config.ca.as_ref().map(|ca| ca.pem().to_owned())
+    }
+
     fn status(&self) -> Status {
         let state = self.reloader.live().hold();
         let config = &state.config;

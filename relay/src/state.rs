@@ -6,10 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-use crate::config::resolved::{Config, HostTable, Listener, Side, Site, UpstreamTls};
+use crate::config::resolved::{ClientIdentity, Config, HostTable, Listener, Side, Site, UpstreamTls};
 use crate::engine::Engine;
 use crate::exchange::balance::Balance;
 use crate::exchange::pool::PoolKey;
@@ -63,6 +64,9 @@ pub enum BuildError {
     /// The authorities of an upstream cannot be read.
     #[error("the authorities in {} cannot be read", .0.display())]
     Authorities(std::path::PathBuf),
+    /// A client certificate cannot be used with its key.
+    #[error("the client certificate in {} cannot be used with its key", .0.display())]
+    Identity(std::path::PathBuf),
     /// The system has no authorities.
     #[error("the system has no certificate authorities: install ca-certificates, or name a file")]
     NoAuthorities,
@@ -183,15 +187,19 @@ impl SiteState {
 
 /// One client configuration for each set of authorities: building one reads and parses them all.
 #[derive(Default)]
-struct TlsConfigs(HashMap<Option<std::path::PathBuf>, Arc<ClientConfig>>);
+struct TlsConfigs(HashMap<Trust, Arc<ClientConfig>>);
+
+/// What a client configuration is made of.
+type Trust = (Option<std::path::PathBuf>, Option<ClientIdentity>, bool);
 
 impl TlsConfigs {
     fn get(&mut self, tls: &UpstreamTls) -> Result<Tls, BuildError> {
-        let config = match self.0.get(&tls.ca) {
+        let trust: Trust = (tls.ca.clone(), tls.identity.clone(), tls.only_tls13);
+        let config = match self.0.get(&trust) {
             Some(config) => Arc::clone(config),
             None => {
-                let config = Arc::new(client_config(tls.ca.as_deref())?);
-                self.0.insert(tls.ca.clone(), Arc::clone(&config));
+                let config = Arc::new(upstream_config(tls.ca.as_deref(), tls.identity.as_ref(), tls.only_tls13)?);
+                self.0.insert(trust, Arc::clone(&config));
                 config
             }
         };
@@ -201,6 +209,14 @@ impl TlsConfigs {
 }
 
 pub(crate) fn client_config(ca: Option<&Path>) -> Result<ClientConfig, BuildError> {
+    upstream_config(ca, None, false)
+}
+
+fn upstream_config(
+    ca: Option<&Path>,
+    identity: Option<&ClientIdentity>,
+    only_tls13: bool,
+) -> Result<ClientConfig, BuildError> {
     let mut roots = RootCertStore::empty();
     match ca {
         Some(file) => {
@@ -220,11 +236,40 @@ pub(crate) fn client_config(ca: Option<&Path>) -> Result<ClientConfig, BuildErro
         }
     }
     let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
+    let versions: &[_] = if only_tls13 { &[&TLS13] } else { &[&TLS13, &TLS12] };
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
         .map_err(|_| BuildError::NoAuthorities)?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+        .with_root_certificates(roots);
+    let mut config = match identity {
+        None => builder.with_no_client_auth(),
+        Some(identity) => {
+            let (chain, key) = read_identity(identity)?;
+            let fault = || BuildError::Identity(identity.certificate.clone());
+            builder.with_client_auth_cert(chain, key).map_err(|_| fault())?
+        }
+    };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
+}
+
+/// A client certificate with what stands between it and its authority, and its key.
+fn read_identity(
+    identity: &ClientIdentity,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), BuildError> {
+    let fault = || BuildError::Identity(identity.certificate.clone());
+    let chain = CertificateDer::pem_file_iter(&identity.certificate).map_err(|_| fault())?;
+    let chain = chain.collect::<Result<Vec<_>, _>>().map_err(|_| fault())?;
+    let key = PrivateKeyDer::from_pem_file(&identity.key).map_err(|_| fault())?;
+    Ok((chain, key))
+}
+
+/// Whether a client certificate can be used with its key.
+#[must_use]
+pub(crate) fn is_usable(identity: &ClientIdentity) -> bool {
+    let Ok((chain, key)) = read_identity(identity) else { return false };
+    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+    ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .is_ok_and(|b| b.with_root_certificates(RootCertStore::empty()).with_client_auth_cert(chain, key).is_ok())
 }

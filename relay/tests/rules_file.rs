@@ -157,13 +157,13 @@ fn what_works_but_may_surprise_is_a_warning() {
                     rules: [{request: {open: [{select: SELECT$.a, roles: [a]LEAVE}]}}]\n";
     let public = outbound.replace("LISTEN", "«0.0.0.0:1").replace("SELECT", "").replace("LEAVE", "");
     let left = outbound.replace("LISTEN", "127.0.0.1:1").replace("SELECT", "«").replace("LEAVE", ", on_refused: leave");
+    one_fault(Severity::Error, &public, "without asking for a key");
     for (marked, cause) in [
         (anywhere, "confused deputy"),
         (header, "can leave the header"),
         (kept, "kept here and opened towards clients"),
         (maybe, "may claim values"),
         (status, "does nothing to responses"),
-        (public, "not on loopback"),
         (left, "goes to the third party as it is"),
         (format!("{}admin: {{listen: «\"0.0.0.0:9180\"}}\n", inbound("")), "not on loopback"),
     ] {
@@ -248,7 +248,8 @@ fn the_files_we_ship_are_good_and_name_their_schema() {
     let mut files = vec![config.join("relay.yaml")];
     for entry in fs::read_dir(config.join("examples")).unwrap() {
         let path = entry.unwrap().path();
-        if !path.file_name().unwrap().to_string_lossy().starts_with("e3") {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if name.ends_with(".yaml") && !name.starts_with("e3") {
             files.push(path);
         }
     }
@@ -281,4 +282,78 @@ fn every_key_is_described_for_editors() {
         }
     }
     walk("file", &serde_json::from_str(&config::schema()).unwrap());
+}
+
+/// A good file around these lines of one destination.
+fn destination(upstream: &str, lines: &str) -> String {
+    let indented: String = lines.lines().map(|line| format!("        {line}\n")).collect();
+    format!(
+        "engine: {{endpoints: [\"unix:///run/e3.sock\"], app: shop, development: true}}\n\
+         outbound:\n  - listen: 127.0.0.1:8081\n    destinations:\n      - host: a.example\n        upstream: {upstream}\n{indented}"
+    )
+}
+
+#[test]
+fn what_a_destination_may_reach_is_written_in_one_way() {
+    for (lines, cause) in [
+        ("networks: [«10.0.0.1/8]", "is no network"),
+        ("networks: [10.0.0.0/8, «private]", "is no network"),
+        ("networks: [«\"10.0.0.0/40\"]", "is no network"),
+    ] {
+        one_fault(Severity::Error, &destination("https://a.example", lines), cause);
+    }
+    for odd in ["http://127.1", "http://0x7f.1", "http://2130706433", "http://0177.0.0.1"] {
+        one_fault(Severity::Error, &destination(&format!("«{odd}"), ""), "more than one reading");
+    }
+    for (upstream, lines) in [
+        ("http://127.0.0.1:9", ""),
+        ("http://localhost:9", ""),
+        ("http://[::1]:9", ""),
+        ("https://a.example", "networks: [10.0.0.0/8, \"fd00::/8\", 169.254.169.254]"),
+    ] {
+        assert!(!check(&destination(upstream, lines)).has_errors(), "{upstream}");
+    }
+}
+
+#[test]
+fn what_connect_opens_is_said_without_contradiction() {
+    let upstream = "https://a.example";
+    let rule = "rules: [{request: {open: [{select: $.a, roles: [a]}]}}]";
+    for (marked, cause) in [
+        (destination(upstream, "intercept: true").replace("- host", "- «host"), "names no `ca`"),
+        (destination(upstream, "intercept: true\ntunnel: true").replace("- host", "- «host"), "stand together"),
+        (destination(upstream, "ports: «[443]"), "refused on every port"),
+        (destination(upstream, "tunnel: true\nports: «[]"), "no port"),
+        (destination(upstream, "tunnel: true\nports: [«0]"), "0 is no port"),
+        (destination(upstream, "tunnel: true\nports: [«70000]"), "out of range"),
+        (destination(upstream, "tunnel: true\npaths: «/v1/**"), "no path is seen in a tunnel"),
+        (destination(upstream, "paths: [«v1]"), "cannot be used"),
+        (destination(upstream, "paths: «[]"), "no path would be open"),
+        (destination(upstream, "tls_min: «\"1.1\""), "one of 1.2, 1.3"),
+        (destination(upstream, "client_key: «a.key"), "other half"),
+        (destination(upstream, "client_certificate: «a.pem\nclient_key: a.key"), "cannot be read"),
+        (
+            destination("PLAIN", "")
+                .replace("        upstream: PLAIN\n", "")
+                .replace("- host: a", "- «host: \"*.a")
+                .replace("example\n", "example\"\n"),
+            "`upstream` is missing",
+        ),
+        (
+            destination(upstream, "").replace("    destinations", "    keys: [«secret]\n    destinations"),
+            "no hash of a key",
+        ),
+    ] {
+        one_fault(Severity::Error, &marked, cause);
+    }
+    one_fault(
+        Severity::Warning,
+        &destination(upstream, &format!("tunnel: true\n{rule}")).replace("[{request", "[«{request"),
+        "do not hold",
+    );
+    let itself = destination("PLAIN", "tunnel: true").replace("        upstream: PLAIN\n", "");
+    let checked = config::check(Path::new("relay.yaml"), &itself).unwrap();
+    let site = checked.config.outbound[0].sites.get("a.example").unwrap();
+    assert_eq!((&*site.upstream.servers[0].host, site.upstream.servers[0].port), ("a.example", 443));
+    assert!(site.upstream.tls.is_some());
 }

@@ -1,14 +1,21 @@
 //! An engine that fails in any way: the client is told 503 within the deadline, and the backend gets not one byte of the request.
 
+#[path = "../src/proxied.rs"]
+#[allow(dead_code, reason = "its servers are for the tests of CONNECT")]
+mod proxied;
+
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use e3_tests::backend::Backend;
 use e3_tests::client::{json_request, once};
 use e3_tests::engine_double::{Behaviour, EngineDouble, token_of};
 use e3_tests::port;
+use e3_tests::process::Program;
 use e3_tests::stack::{Engine, Relay, endpoint, folder};
 use e3_wire::{Refusal, RequestRefusal};
+use proxied::Through;
 
 const HOST: &str = "api.shop.example";
 const CARD: &str = r#"{"card":{"number":"4111111111111111","cvc":"737"},"kept":1.10}"#;
@@ -21,14 +28,26 @@ struct Stack {
     backend: Backend,
     inbound: SocketAddr,
     outbound: SocketAddr,
+    ca: PathBuf,
     _folder: tempfile::TempDir,
 }
 
 impl Stack {
     fn start(endpoint: &str, backend: Backend) -> Self {
         let (folder, inbound, outbound) = (folder(), port::free(), port::free());
+        let (ca, key) = (folder.path().join("ca.pem"), folder.path().join("ca.key"));
+        let made = Program::Relay.output([
+            "ca".as_ref(),
+            "init".as_ref(),
+            "--certificate".as_ref(),
+            ca.as_os_str(),
+            "--key".as_ref(),
+            key.as_os_str(),
+        ]);
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let rules = format!(
             r#"engine: {{endpoints: ["{endpoint}"], app: shop, timeout: 300ms, development: true}}
+ca: {{certificate: {ca}, key: {key}}}
 inbound:
   - listen: {inbound}
     hosts: [{HOST}]
@@ -44,14 +63,17 @@ outbound:
     destinations:
       - host: api.pay.example
         upstream: http://{backend}
+        intercept: true
         rules:
           - match: {{path: /charges/**}}
             request: {{open: [{{select: $.number, roles: [card-number]}}]}}
 "#,
-            backend = backend.address()
+            backend = backend.address(),
+            ca = ca.display(),
+            key = key.display(),
         );
         let relay = Relay::start(folder.path(), "relay", &rules);
-        Self { _relay: relay, backend, inbound, outbound, _folder: folder }
+        Self { _relay: relay, backend, inbound, outbound, ca, _folder: folder }
     }
 
     fn order(&self, body: &str) -> e3_tests::client::Answer {
@@ -59,18 +81,32 @@ outbound:
     }
 }
 
-/// Sends an order and a charge; both are refused in time with this status and code, and nothing reaches the backend.
+/// How a message comes to the relay.
+enum Way {
+    Plain(SocketAddr),
+    /// Through CONNECT to the outbound listener, in TLS that ends in the relay.
+    Connect,
+}
+
+/// Sends an order, and a charge in either way; all are refused in time with this status and code, and nothing reaches the backend.
 fn nothing_leaves(behaviour: Behaviour, status: u16, codes: &[&str]) {
     let engine = EngineDouble::start(behaviour);
     let stack = Stack::start(&engine.endpoint(), Backend::echo());
     let charge = format!(r#"{{"number":"{}"}}"#, token_of("card-number", 's', "4111111111111111"));
+    let pay = "api.pay.example";
     let sent = [
-        (stack.inbound, json_request("POST", "/v1/orders", HOST, CARD)),
-        (stack.outbound, json_request("POST", "/charges/1", "api.pay.example", &charge)),
+        (Way::Plain(stack.inbound), json_request("POST", "/v1/orders", HOST, CARD)),
+        (Way::Plain(stack.outbound), json_request("POST", "/charges/1", pay, &charge)),
+        (Way::Connect, json_request("POST", "/charges/1", pay, &charge)),
     ];
-    for (address, request) in sent {
+    for (way, request) in sent {
+        let mut through = matches!(way, Way::Connect).then(|| Through::open(stack.outbound, &stack.ca, pay));
         let started = Instant::now();
-        let answer = once(address, &request);
+        let answer = match (way, &mut through) {
+            (Way::Plain(address), _) => once(address, &request),
+            (Way::Connect, Some(through)) => through.ask(&request).expect("an answer"),
+            (Way::Connect, None) => unreachable!("opened just now"),
+        };
         assert!(started.elapsed() < DEADLINE, "{behaviour:?}: answered after {:?}", started.elapsed());
         assert_eq!(answer.status, status, "{behaviour:?}: {}", answer.text());
         assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{behaviour:?}");

@@ -87,6 +87,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Gate<S> {
         }
     }
 
+    /// The stream, and what was read from it and not given to the codec: for a connection that HTTP has left.
+    pub fn into_parts(self) -> (S, BytesMut) {
+        (self.stream, self.held)
+    }
+
     /// Looks at bytes that have come: the number of them, from the start, that the codec may have.
     fn examine(&mut self, bytes: &[u8]) -> usize {
         let mut passed = 0;

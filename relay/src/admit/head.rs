@@ -155,9 +155,19 @@ impl<'a> Fields<'a> {
             (None, true) => BodyFraming::Chunked,
             (length, false) => BodyFraming::Length(length.unwrap_or(0)),
         };
-        let host = self.host.ok_or(Framing::Host)?;
-        if request.authority.is_some_and(|authority| !authority.eq_ignore_ascii_case(host)) {
-            return Err(Framing::Host);
+        match (self.host, request.authority) {
+            (Some(host), Some(authority)) => {
+                // Clients leave the port out of the Host of a CONNECT.
+                let same = authority.eq_ignore_ascii_case(host)
+                    || request.connect && without_port(authority).eq_ignore_ascii_case(host);
+                if !same {
+                    return Err(Framing::Host);
+                }
+            }
+            (Some(_), None) => {}
+            // HTTP/1.0 knows no Host, and CONNECT says for whom it is.
+            (None, Some(_)) if request.connect && request.minor == 0 => {}
+            (None, _) => return Err(Framing::Host),
         }
         if request.connect && body != BodyFraming::Length(0) {
             return Err(Framing::RequestLine);
@@ -229,6 +239,14 @@ fn is_authority(value: &[u8]) -> bool {
     !host.is_empty() && host.len() <= 255 && host.iter().all(host_byte) && port_fits
 }
 
+/// `host:port` without the port.
+fn without_port(authority: &[u8]) -> &[u8] {
+    match authority.iter().rposition(|b| *b == b':') {
+        Some(colon) if !authority.ends_with(b"]") => &authority[..colon],
+        _ => authority,
+    }
+}
+
 /// RFC 9110 §5.6.2.
 pub(super) fn is_token(b: u8) -> bool {
     b.is_ascii_alphanumeric()
@@ -258,6 +276,14 @@ mod tests {
             Ok(BodyFraming::Chunked)
         );
         assert_eq!(verdict("GET http://a/x HTTP/1.1\r\nHost: A\r\n\r\n"), Ok(BodyFraming::Length(0)));
+        for connect in [
+            "CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n",
+            "CONNECT a:443 HTTP/1.1\r\nHost: A\r\n\r\n",
+            "CONNECT [::1]:443 HTTP/1.1\r\nHost: [::1]\r\n\r\n",
+            "CONNECT a:443 HTTP/1.0\r\n\r\n",
+        ] {
+            assert_eq!(verdict(connect), Ok(BodyFraming::Length(0)), "{connect}");
+        }
         assert_eq!(verdict("OPTIONS * HTTP/1.1\r\nHost: [::1]:80\r\n\r\n"), Ok(BodyFraming::Length(0)));
     }
 
@@ -274,6 +300,14 @@ mod tests {
             ("GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n", Framing::RequestLine),
             ("GET http://u@a/ HTTP/1.1\r\nHost: a\r\n\r\n", Framing::RequestLine),
             ("GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n", Framing::Host),
+            ("CONNECT a:443 HTTP/1.1\r\n\r\n", Framing::Host),
+            ("CONNECT a:443 HTTP/1.1\r\nHost: b\r\n\r\n", Framing::Host),
+            ("CONNECT a:443 HTTP/1.1\r\nHost: a:80\r\n\r\n", Framing::Host),
+            ("CONNECT a:443 HTTP/1.0\r\nHost: b\r\n\r\n", Framing::Host),
+            ("CONNECT u@a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n", Framing::RequestLine),
+            ("CONNECT http://a/ HTTP/1.1\r\nHost: a\r\n\r\n", Framing::RequestLine),
+            ("CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\nContent-Length: 1\r\n\r\n", Framing::RequestLine),
+            ("GET / HTTP/1.0\r\n\r\n", Framing::Host),
             ("GET / HTTP/1.1\r\n\r\n", Framing::Host),
             ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", Framing::Host),
             ("GET / HTTP/1.1\r\nHost: a, b\r\n\r\n", Framing::Host),

@@ -7,6 +7,7 @@ use http::{HeaderName, HeaderValue, Request, Uri};
 use super::{BAD_INPUT, rules, serve};
 use crate::answer;
 use crate::args::Explain;
+use crate::config::resolved::{Connect, Side, Site};
 use crate::error::Failure;
 use crate::rules::action::{Action, Verb};
 use crate::rules::path::NormalPath;
@@ -42,6 +43,9 @@ pub fn run(args: &Explain) -> ExitCode {
     };
     println!("site      {} at {}", served.site.name, served.listener.listen);
     println!("path      {}", served.path);
+    if served.listener.side == Side::Outbound {
+        println!("connect   {}", connect(served.site));
+    }
     let path = match NormalPath::read(&served.path) {
         Ok(path) => path,
         Err(fault) => return refused(&Failure::Path(fault)),
@@ -65,6 +69,16 @@ pub fn run(args: &Explain) -> ExitCode {
         Err(failure) => return refused(&failure),
     }
     ExitCode::SUCCESS
+}
+
+/// What becomes of CONNECT for a site.
+fn connect(site: &Site) -> String {
+    let ports: Vec<_> = site.ports.iter().map(ToString::to_string).collect();
+    match site.connect {
+        Connect::Refuse => "refused: neither `intercept` nor `tunnel`".to_owned(),
+        Connect::Intercept => format!("TLS ends here, these rules hold inside; port {}", ports.join(", ")),
+        Connect::Tunnel => format!("bytes pass unread, whatever the rules say; port {}", ports.join(", ")),
+    }
 }
 
 fn refused(failure: &Failure) -> ExitCode {

@@ -1,4 +1,4 @@
-//! `relay key`: the key by which engines know this relay.
+//! `relay key`: the key by which engines know this relay, and keys by which the outbound relay knows its clients.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -6,7 +6,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::ExitCode;
 
+use base64ct::{Base64UrlUnpadded, Encoding};
 use e3_link::attested::certificate::LinkKey;
+use sha2::{Digest, Sha256};
 
 use super::BAD_INPUT;
 use crate::args::Key;
@@ -14,6 +16,18 @@ use crate::args::Key;
 /// Makes or shows a key.
 pub fn run(args: &Key) -> ExitCode {
     let done = match args {
+        Key::Proxy => {
+            return match proxy_key() {
+                Ok((key, hash)) => {
+                    println!("key  {key}\nhash {hash}");
+                    ExitCode::SUCCESS
+                }
+                Err(cause) => {
+                    eprintln!("relay: {cause}");
+                    ExitCode::FAILURE
+                }
+            };
+        }
         Key::New { file } => new(file),
         Key::Show { file } => show(file),
     };
@@ -27,6 +41,15 @@ pub fn run(args: &Key) -> ExitCode {
             ExitCode::from(BAD_INPUT)
         }
     }
+}
+
+/// A key for clients of the outbound relay, and its hash for the rules file.
+fn proxy_key() -> Result<(String, String), String> {
+    let mut random = [0; 32];
+    getrandom::fill(&mut random).map_err(|error| error.to_string())?;
+    let key = Base64UrlUnpadded::encode_string(&random);
+    let hash: String = Sha256::digest(&key).iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok((key, hash))
 }
 
 fn new(file: &Path) -> Result<[u8; 32], String> {

@@ -3,10 +3,11 @@
 //! 1. [`tree`]: YAML with the place of every node;
 //! 2. [`structure`]: keys and types, against the schema that the raw types generate: every fault in one run;
 //! 3. [`raw`]: the file as people write it; [`units`]: times and sizes;
-//! 4. [`resolve`]: names, selectors, patterns, files, and what they come to together;
+//! 4. [`resolve`], [`outbound`]: names, selectors, patterns, files, and what they come to together;
 //! 5. [`resolved`]: what the rest of the relay works with;
 //! 6. [`report`]: faults with file, line, column, cause and hint.
 
+mod outbound;
 pub mod raw;
 pub mod report;
 pub mod resolve;
@@ -39,6 +40,21 @@ pub struct Checked {
 pub fn load(file: &Path) -> Result<Checked, Report> {
     let text = std::fs::read_to_string(file).map_err(|error| Report::unreadable(file, &error))?;
     check(file, &text)
+}
+
+/// The hosts of the destinations with `intercept: true`, whatever else there is to say about the file: the authority that it names may not be there yet.
+///
+/// # Errors
+/// The file cannot be read as a rules file.
+pub fn intercepted(file: &Path) -> Result<Vec<String>, Report> {
+    let text = std::fs::read_to_string(file).map_err(|error| Report::unreadable(file, &error))?;
+    let mut report = Report::new(file, &text);
+    let Some(raw) = raw::File::read(&text, &mut report).filter(|_| !report.has_errors()) else { return Err(report) };
+    let destinations =
+        raw.get().outbound.iter().flat_map(|outbound| outbound.get().destinations.iter().flat_map(|d| d.get()));
+    let hosts = destinations.filter(|d| d.get().intercept).filter_map(|d| d.get().host.as_ref());
+    let plain = |host: &str| host.trim_end_matches('.').trim_matches(['[', ']']).to_ascii_lowercase();
+    Ok(hosts.map(|host| plain(host.get())).collect())
 }
 
 /// Checks the text of a rules file. Paths in it start at the file's folder.

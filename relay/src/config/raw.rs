@@ -96,6 +96,8 @@ pub struct File {
     /// Listeners through which backends reach third parties.
     #[serde(default)]
     pub outbound: Vec<At<Outbound>>,
+    /// The local certificate authority that ends TLS of intercepted destinations; `relay ca init` makes one.
+    pub ca: Option<At<Ca>>,
     /// Metrics, health and status.
     #[serde(default)]
     pub admin: Admin,
@@ -246,6 +248,18 @@ pub struct Inbound {
     pub connections: Option<At<Connections>>,
 }
 
+/// The local certificate authority.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct Ca {
+    /// PEM file of its certificate, which clients trust.
+    #[schemars(required)]
+    pub certificate: Option<At<String>>,
+    /// File with its private key in PKCS #8 PEM, which only its owner may read.
+    #[schemars(required)]
+    pub key: Option<At<String>>,
+}
+
 /// One listener of the outbound relay.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
@@ -253,6 +267,10 @@ pub struct Outbound {
     /// Address and port, for example `127.0.0.1:8081`.
     #[schemars(required)]
     pub listen: Option<At<String>>,
+    /// SHA-256 of the keys of its clients, 64 hexadecimal digits each, as `relay key proxy` prints them. Clients send theirs in `Proxy-Authorization`. Without
+    /// any, only loopback is listened on.
+    #[serde(default)]
+    pub keys: Vec<At<String>>,
     /// The third parties that can be reached.
     #[schemars(required)]
     pub destinations: Option<At<Vec<At<Destination>>>>,
@@ -264,12 +282,30 @@ pub struct Outbound {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct Destination {
-    /// Requests with this Host, or under `/host/…`.
+    /// Requests with this Host, under `/host/…`, or for which CONNECT asks: exact, or `*.suffix`.
     #[schemars(required)]
     pub host: Option<At<String>>,
-    /// `https://host[:port]`, or `http://…` in tests; several are balanced.
-    #[schemars(required)]
+    /// `https://host[:port]`, or `http://…` in tests; several are balanced. The host itself over https when absent.
     pub upstream: Option<At<OneOrMany>>,
+    /// CONNECT is answered: TLS ends here with a certificate of the local authority (`ca`), and the rules hold for the requests in it.
+    #[serde(default)]
+    pub intercept: bool,
+    /// CONNECT is answered: what comes is passed on as it is, unread. TLS alone, for this host by its server name.
+    #[serde(default)]
+    pub tunnel: bool,
+    /// Ports for which CONNECT may ask; 443 when absent.
+    pub ports: Option<At<Vec<At<u16>>>>,
+    /// Path patterns, as in `match`: requests for other paths are refused with 403.
+    pub paths: Option<At<OneOrMany>>,
+    /// PEM file of the certificate by which the relay proves itself to the servers (mTLS).
+    pub client_certificate: Option<At<String>>,
+    /// File with its private key in PEM.
+    pub client_key: Option<At<String>>,
+    /// Oldest version of TLS; `1.2` when absent.
+    pub tls_min: Option<TlsMin>,
+    /// Networks that may be reached although they are not public: `10.0.0.0/8`. An address that `upstream` names as such, and `localhost`, need no entry.
+    #[serde(default)]
+    pub networks: Vec<At<String>>,
     /// PEM file of the only authorities that are trusted; the system's when absent.
     pub ca: Option<At<String>>,
     /// The name that the certificate must prove; the URL's when absent.
@@ -294,6 +330,18 @@ pub struct Destination {
     /// Sizes and total times of messages.
     #[serde(default)]
     pub limits: Limits,
+}
+
+/// Oldest version of TLS that is spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+pub enum TlsMin {
+    /// TLS 1.2.
+    #[default]
+    #[serde(rename = "1.2")]
+    Tls12,
+    /// TLS 1.3.
+    #[serde(rename = "1.3")]
+    Tls13,
 }
 
 /// Which requests, and what is done to them and to their responses.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use e3_attest::{Pcr, PcrSet, PcrSets};
@@ -15,13 +16,16 @@ use http::Uri;
 use super::raw::{self, At};
 use super::report::{Place, Report};
 use super::resolved::{
-    Admin, Attestation, Config, ConnectionLimits, Engine, HealthCheck, HostTable, Listener, LogFormat, MessageLimits,
-    Server, Side, Site, Upstream, UpstreamTls,
+    Admin, Attestation, ClientIdentity, Config, Connect, ConnectionLimits, Engine, HealthCheck, HostTable, Listener,
+    LogFormat, MessageLimits, Server, Side, Site, Upstream, UpstreamTls,
 };
 use super::sites::{Rules, Shared, authorities};
 use super::units;
+use crate::outbound::egress::Egress;
+use crate::outbound::keys::ProxyKeys;
 use crate::rules::host::{is_name, normal_host};
 use crate::rules::path::NormalPath;
+use crate::tls::ca::Authority;
 
 /// Largest body that can be ruled: a value of that size still fits one engine call.
 const BODY_MAX: usize = 16 * 1024 * 1024;
@@ -32,8 +36,9 @@ const TIME_MAX: Duration = Duration::from_secs(7 * 86_400);
 /// Resolves the whole file; `None` only where nothing sensible is left.
 pub(super) fn resolve(file: &At<raw::File>, folder: &Path, hash: [u8; 32], report: &mut Report) -> Option<Config> {
     let raw = file.get();
-    let mut resolver = Resolver { folder, report, listening: Vec::new() };
+    let mut resolver = Resolver { folder, report, ca: None, names_ca: raw.ca.is_some(), listening: Vec::new() };
     let engine = raw.engine.as_ref().and_then(|engine| resolver.engine(engine));
+    resolver.ca = raw.ca.as_ref().and_then(|ca| resolver.authority(ca));
     let inbound = resolver.inbound(&raw.inbound);
     let outbound = resolver.outbound(&raw.outbound);
     if raw.inbound.is_empty() && raw.outbound.is_empty() && !file.is_pruned() {
@@ -48,12 +53,13 @@ pub(super) fn resolve(file: &At<raw::File>, folder: &Path, hash: [u8; 32], repor
         raw::Log::Human => LogFormat::Human,
         raw::Log::Json => LogFormat::Json,
     };
-    Some(Config { engine: engine?, inbound, outbound, admin, log, threads, grace, hash })
+    let ca = resolver.ca.take();
+    Some(Config { engine: engine?, inbound, outbound, ca, admin, log, threads, grace, hash })
 }
 
 /// What listens on an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Use {
+pub(super) enum Use {
     Inbound,
     Outbound,
     Admin,
@@ -69,9 +75,13 @@ impl Use {
     }
 }
 
-struct Resolver<'a> {
-    folder: &'a Path,
-    report: &'a mut Report,
+pub(super) struct Resolver<'a> {
+    pub(super) folder: &'a Path,
+    pub(super) report: &'a mut Report,
+    /// The local certificate authority, where the file names a good one.
+    pub(super) ca: Option<Arc<Authority>>,
+    /// Whether the file names one.
+    pub(super) names_ca: bool,
     /// Every address as written, what for, and where in the file.
     listening: Vec<(SocketAddr, Use, Place)>,
 }
@@ -224,7 +234,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn address(&mut self, text: &At<String>, for_what: Use) -> Option<SocketAddr> {
+    pub(super) fn address(&mut self, text: &At<String>, for_what: Use) -> Option<SocketAddr> {
         let Ok(address) = text.get().parse() else {
             let hint = "an address and a port: 0.0.0.0:8080 or [::1]:8080";
             let cause = format!("`{}` is no address to listen on", text.get());
@@ -249,6 +259,9 @@ impl Resolver<'_> {
                 ca: site.backend_ca.as_ref(),
                 health: site.health.as_ref(),
                 limits: &site.limits,
+                identity: None,
+                only_tls13: false,
+                egress: None,
                 own_host: false,
             };
             let upstream = self.upstream(&written);
@@ -268,6 +281,8 @@ impl Resolver<'_> {
                 name: hosts.first().map_or_else(|| "-".into(), |(_, h)| h.clone()),
                 hosts: hosts.iter().map(|(_, h)| h.clone()).collect(),
                 upstream,
+                connect: Connect::Refuse,
+                ports: Box::default(),
                 rules,
                 limits,
                 server_timing: site.server_timing,
@@ -299,70 +314,8 @@ impl Resolver<'_> {
             .collect()
     }
 
-    fn outbound(&mut self, raw: &[At<raw::Outbound>]) -> Vec<Listener> {
-        let mut listeners = Vec::<Listener>::new();
-        for entry in raw {
-            let raw = entry.get();
-            let address = raw.listen.as_ref().and_then(|text| self.address(text, Use::Outbound));
-            let limits = raw.connections.as_ref().map(|c| self.connections(c.get()));
-            if let (Some(address), Some(text)) = (address.filter(|a| !a.ip().is_loopback()), &raw.listen) {
-                let hint = "anyone who reaches it can have tokens opened towards the destinations";
-                self.report.warn(
-                    text.place(),
-                    format!("the outbound relay listens on {address}, not on loopback"),
-                    Some(hint.to_owned()),
-                );
-            }
-            let mut listener = empty(address.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))), Side::Outbound);
-            listener.limits = limits.unwrap_or(listener.limits);
-            for destination in raw.destinations.iter().flat_map(At::get) {
-                self.destination(destination, &mut listener.sites);
-            }
-            if let Some(list) = raw.destinations.as_ref().filter(|list| list.get().is_empty() && !list.is_pruned()) {
-                self.report.error(list.place(), "the listener has no destination", None);
-            }
-            listener.sites.suffixes.sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.len()));
-            listeners.push(listener);
-        }
-        listeners
-    }
-
-    fn destination(&mut self, entry: &At<raw::Destination>, table: &mut HostTable) {
-        let raw = entry.get();
-        let host = raw.host.as_ref().and_then(|host| self.host(host));
-        let written = Written {
-            urls: raw.upstream.as_ref(),
-            name: raw.name.as_ref(),
-            ca: raw.ca.as_ref(),
-            health: raw.health.as_ref(),
-            limits: &raw.limits,
-            own_host: true,
-        };
-        let upstream = self.upstream(&written);
-        let rules = Rules {
-            side: Side::Outbound,
-            fold_case: raw.fold_case,
-            underscore_headers: raw.underscore_headers,
-            unruled: raw.unruled,
-            report: self.report,
-        };
-        let rules = rules.resolve(&raw.rules);
-        let limits = self.limits(&raw.limits);
-        let (Some((place, host)), Some(upstream)) = (host, upstream) else { return };
-        let site = Shared::new(Site {
-            name: host.clone(),
-            hosts: vec![host.clone()],
-            upstream,
-            rules,
-            limits,
-            server_timing: raw.server_timing,
-            underscore_headers: raw.underscore_headers,
-        });
-        self.place_site(table, place, &host, &site);
-    }
-
     /// A host pattern in its normal form: lower case, exact or `*.suffix`.
-    fn host(&mut self, text: &At<String>) -> Option<(Place, Box<str>)> {
+    pub(super) fn host(&mut self, text: &At<String>) -> Option<(Place, Box<str>)> {
         let host = text.get().to_ascii_lowercase();
         let host = host.strip_suffix('.').unwrap_or(&host);
         let name = host.strip_prefix("*.").unwrap_or(host);
@@ -379,7 +332,7 @@ impl Resolver<'_> {
         None
     }
 
-    fn place_site(&mut self, table: &mut HostTable, place: Place, host: &str, site: &Shared<Site>) {
+    pub(super) fn place_site(&mut self, table: &mut HostTable, place: Place, host: &str, site: &Shared<Site>) {
         let taken = match host.strip_prefix('*') {
             Some(suffix) => {
                 let taken = table.suffixes.iter().any(|(s, _)| **s == *suffix);
@@ -397,7 +350,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn upstream(&mut self, written: &Written<'_>) -> Option<Upstream> {
+    pub(super) fn upstream(&mut self, written: &Written<'_>) -> Option<Upstream> {
         let ca = written.ca.and_then(|ca| authorities(ca, self.folder, self.report));
         let health = written.health.map(|h| self.health(h));
         let pool_idle = self.count(written.limits.pool_idle.as_ref(), 64, 0..=100_000);
@@ -408,6 +361,7 @@ impl Resolver<'_> {
             self.report.error(urls.place(), "no server is named", Some("http://127.0.0.1:9000".to_owned()));
         }
         let servers: Vec<_> = list.iter().filter_map(|(place, text)| Some((*place, self.url(*place, text)?))).collect();
+        let egress = written.egress.clone().map(|egress| self.listed(egress, &servers));
         let (_, first) = servers.first()?;
         for (place, other) in &servers {
             if other.tls != first.tls || other.path != first.path {
@@ -439,10 +393,16 @@ impl Resolver<'_> {
         let usual = if first.tls { 443 } else { 80 };
         let host = if first.port == usual { first.host.clone() } else { format!("{}:{}", first.host, first.port) };
         Some(Upstream {
-            tls: first.tls.then(|| UpstreamTls { server_name: server_name.into(), ca }),
+            tls: first.tls.then(|| UpstreamTls {
+                server_name: server_name.into(),
+                ca,
+                identity: written.identity.clone(),
+                only_tls13: written.only_tls13,
+            }),
             host: written.own_host.then(|| host.into()),
             base_path: first.path.trim_end_matches('/').into(),
             servers: servers.iter().map(|(_, s)| Server { host: s.host.as_str().into(), port: s.port }).collect(),
+            egress,
             health,
             pool_idle,
             pool_idle_timeout,
@@ -489,7 +449,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn limits(&mut self, raw: &raw::Limits) -> MessageLimits {
+    pub(super) fn limits(&mut self, raw: &raw::Limits) -> MessageLimits {
         let secs = Duration::from_secs;
         MessageLimits {
             body: self.size(raw.body.as_ref(), 10 * 1024 * 1024, BODY_MAX),
@@ -502,7 +462,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn connections(&mut self, raw: &raw::Connections) -> ConnectionLimits {
+    pub(super) fn connections(&mut self, raw: &raw::Connections) -> ConnectionLimits {
         let usual = usual_connections();
         ConnectionLimits {
             head_time: self.time(raw.head_time.as_ref(), usual.head_time),
@@ -567,26 +527,30 @@ impl Resolver<'_> {
 }
 
 /// An upstream as the file has it.
-struct Written<'a> {
-    urls: Option<&'a At<raw::OneOrMany>>,
-    name: Option<&'a At<String>>,
-    ca: Option<&'a At<String>>,
-    health: Option<&'a raw::Health>,
-    limits: &'a raw::Limits,
+pub(super) struct Written<'a> {
+    pub(super) urls: Option<&'a At<raw::OneOrMany>>,
+    pub(super) name: Option<&'a At<String>>,
+    pub(super) ca: Option<&'a At<String>>,
+    pub(super) health: Option<&'a raw::Health>,
+    pub(super) limits: &'a raw::Limits,
+    pub(super) identity: Option<ClientIdentity>,
+    pub(super) only_tls13: bool,
+    /// What may be reached; anything when absent.
+    pub(super) egress: Option<Egress>,
     /// Whether requests carry the upstream's host instead of the client's.
-    own_host: bool,
+    pub(super) own_host: bool,
 }
 
 /// One server's URL.
-struct Url {
-    tls: bool,
-    host: String,
-    port: u16,
-    path: String,
+pub(super) struct Url {
+    pub(super) tls: bool,
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) path: String,
 }
 
-fn empty(listen: SocketAddr, side: Side) -> Listener {
-    Listener { listen, side, sites: HostTable::default(), limits: usual_connections() }
+pub(super) fn empty(listen: SocketAddr, side: Side) -> Listener {
+    Listener { listen, side, sites: HostTable::default(), keys: ProxyKeys::default(), limits: usual_connections() }
 }
 
 fn usual_connections() -> ConnectionLimits {

@@ -10,7 +10,10 @@ use e3_link::Endpoint;
 use e3_link::attested::memory::KeyringId;
 use e3_wire::App;
 
+use crate::outbound::egress::Egress;
+use crate::outbound::keys::ProxyKeys;
 use crate::rules::route::{Rule, RuleSet};
+use crate::tls::ca::Authority;
 
 /// A whole rules file that passed every check.
 #[derive(Debug)]
@@ -21,6 +24,8 @@ pub struct Config {
     pub inbound: Vec<Listener>,
     /// Outbound listeners, one for each address.
     pub outbound: Vec<Listener>,
+    /// The local certificate authority.
+    pub ca: Option<Arc<Authority>>,
     /// The admin listener.
     pub admin: Admin,
     /// How the log is written.
@@ -72,6 +77,8 @@ pub struct Listener {
     pub side: Side,
     /// The sites by host; a request for any other host is answered 421.
     pub sites: HostTable,
+    /// Who may use it; anybody when there are no keys.
+    pub keys: ProxyKeys,
     /// Limits of the connections.
     pub limits: ConnectionLimits,
 }
@@ -137,6 +144,10 @@ pub struct Site {
     pub hosts: Vec<Box<str>>,
     /// Where its requests go.
     pub upstream: Upstream,
+    /// What becomes of CONNECT.
+    pub connect: Connect,
+    /// Ports for which CONNECT may ask.
+    pub ports: Box<[u16]>,
     /// Its rules and what happens to requests that meet none.
     pub rules: RuleSet,
     /// Sizes and times.
@@ -155,6 +166,18 @@ impl Site {
     }
 }
 
+/// What becomes of CONNECT for a destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Connect {
+    /// It is refused with 403.
+    #[default]
+    Refuse,
+    /// TLS ends here, and the rules hold for the requests in it.
+    Intercept,
+    /// Bytes pass.
+    Tunnel,
+}
+
 /// Where a site's requests go.
 #[derive(Debug, Clone)]
 pub struct Upstream {
@@ -166,6 +189,8 @@ pub struct Upstream {
     pub host: Option<Box<str>>,
     /// Path in front of the request's own, without trailing slash; often empty.
     pub base_path: Box<str>,
+    /// What its servers' addresses may be; any for backends of the company's own.
+    pub egress: Option<Egress>,
     /// How the servers' health is checked.
     pub health: Option<HealthCheck>,
     /// Most idle connections kept for each server.
@@ -190,6 +215,19 @@ pub struct UpstreamTls {
     pub server_name: Box<str>,
     /// PEM file of the only authorities that are trusted; `None` trusts the system's.
     pub ca: Option<PathBuf>,
+    /// How the relay proves itself.
+    pub identity: Option<ClientIdentity>,
+    /// Whether TLS 1.2 is too old.
+    pub only_tls13: bool,
+}
+
+/// A client certificate and its key, as files in PEM.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ClientIdentity {
+    /// The certificate, and those between it and its authority.
+    pub certificate: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
 }
 
 /// An active health check: TCP connect, or an HTTP GET that must answer 2xx.

@@ -153,7 +153,7 @@ impl Rules<'_> {
     fn method(&mut self, name: &At<String>) -> Option<Method> {
         let (place, text) = (name.place(), name.get().as_str());
         if text == "CONNECT" {
-            let hint = "tunnels are refused with 405";
+            let hint = "`intercept` or `tunnel` of a destination opens it";
             self.report.error(place, "no request with CONNECT is ever served", Some(hint.to_owned()));
             return None;
         }

@@ -117,6 +117,11 @@ pub struct At<T> {
 }
 
 impl<T> At<T> {
+    /// A value that something else at this place stands for.
+    pub(super) fn new(place: Place, value: T) -> Self {
+        Self { place, pruned: false, value }
+    }
+
     /// Where it stands.
     pub fn place(&self) -> Place {
         self.place

@@ -21,6 +21,8 @@ use tokio::time::Instant;
 use super::stream::UpBody;
 use super::up::{self, Target};
 use crate::config::resolved::{HealthCheck, Server, Upstream, UpstreamTls};
+use crate::error::Failure;
+use crate::outbound::egress::Egress;
 
 /// Time between two look-ups of the servers' names.
 const RESOLVE_EVERY: Duration = Duration::from_secs(10);
@@ -36,6 +38,9 @@ pub struct Balance {
     health: Option<HealthCheck>,
     servers: Vec<Server>,
     tls: Option<UpstreamTls>,
+    egress: Option<Egress>,
+    /// Whether some address was refused.
+    refused: Arc<AtomicBool>,
     host: Box<str>,
 }
 
@@ -67,14 +72,24 @@ impl Balance {
     pub fn new(upstream: &Upstream, target: &Target, host: &str) -> Self {
         let health = upstream.health.clone();
         let due = Mutex::new(Due { resolve: None, check: None });
-        let (servers, tls) = (upstream.servers.clone(), upstream.tls.clone());
-        let of = |kind| Self { kind, due, health: health.clone(), servers, tls, host: host.into() };
+        let (servers, tls, egress) = (upstream.servers.clone(), upstream.tls.clone(), upstream.egress.clone());
+        let refused = Arc::new(AtomicBool::new(false));
+        let names = Names {
+            servers: servers.clone(),
+            egress: egress.clone(),
+            last: Mutex::default(),
+            looked_up: AtomicBool::new(true),
+            refused: Arc::clone(&refused),
+        };
+        let of = |kind| Self { kind, due, health: health.clone(), servers, tls, egress, refused, host: host.into() };
         if let ([server], None) = (&upstream.servers[..], &health)
             && let Some(address) = literal(server)
+            && names.allowed([address]).len() == 1
         {
             return of(Kind::Single(address));
         }
-        let mut backends = Backends::new(Box::new(Names::resolved(upstream.servers.clone())));
+        names.look_up();
+        let mut backends = Backends::new(Box::new(names));
         if let Some(check) = &health {
             backends.set_health_check(Box::new(Probe::new(check.clone(), target.clone(), host)));
         }
@@ -89,6 +104,7 @@ impl Balance {
     pub fn fits(&self, upstream: &Upstream, host: &str) -> bool {
         self.servers == upstream.servers
             && self.tls == upstream.tls
+            && self.egress == upstream.egress
             && self.health == upstream.health
             && &*self.host == host
     }
@@ -100,6 +116,12 @@ impl Balance {
             Kind::Single(server) => Some(*server),
             Kind::Several(balancer) => balancer.select(b"", TRIES).and_then(|b| b.addr.as_inet().copied()),
         }
+    }
+
+    /// Why there is no server.
+    #[must_use]
+    pub fn why_none(&self) -> Failure {
+        if self.refused.load(Ordering::Relaxed) { Failure::Egress } else { Failure::UpstreamConnect }
     }
 
     /// Resolves names and checks health where that is due.
@@ -178,22 +200,47 @@ impl HealthCheckOfServers for Probe {
     }
 }
 
-/// Names that are looked up again and again; the last good answer of each stays in force.
+/// Names that are looked up again and again; the last good answer of each stays in force. What may not be reached is no answer, so only addresses that were
+/// checked are ever dialled.
 struct Names {
     servers: Vec<Server>,
+    egress: Option<Egress>,
     last: Mutex<HashMap<usize, Vec<SocketAddr>>>,
     looked_up: AtomicBool,
+    refused: Arc<AtomicBool>,
 }
 
 impl Names {
     /// Looks every name up, blocking.
-    fn resolved(servers: Vec<Server>) -> Self {
-        let found = servers.iter().enumerate().filter_map(|(at, server)| {
+    fn look_up(&self) {
+        for (at, server) in self.servers.iter().enumerate() {
             let blocking = || (&*server.host, server.port).to_socket_addrs().ok().map(Iterator::collect);
-            Some((at, literal(server).map(|a| vec![a]).or_else(blocking)?))
+            if let Some(found) = literal(server).map(|a| vec![a]).or_else(blocking) {
+                self.learn(at, found);
+            }
+        }
+    }
+
+    fn learn(&self, at: usize, found: Vec<SocketAddr>) {
+        let allowed = self.allowed(found);
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).insert(at, allowed);
+    }
+
+    /// The addresses that may be dialled.
+    fn allowed(&self, found: impl IntoIterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+        let mut found: Vec<SocketAddr> = found.into_iter().collect();
+        let Some(egress) = &self.egress else { return found };
+        found.retain(|address| match egress.check(address.ip()) {
+            Ok(()) => true,
+            Err(reason) => {
+                // Told once: the names are looked up again and again.
+                if !self.refused.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(%address, %reason, "an upstream's address is refused: list its network if it is meant");
+                }
+                false
+            }
         });
-        let last = Mutex::new(found.collect());
-        Self { servers, last, looked_up: AtomicBool::new(true) }
+        found
     }
 }
 
@@ -205,7 +252,7 @@ impl ServiceDiscovery for Names {
                 if literal(server).is_none()
                     && let Ok(found) = tokio::net::lookup_host((&*server.host, server.port)).await
                 {
-                    self.last.lock().unwrap_or_else(PoisonError::into_inner).insert(at, found.collect());
+                    self.learn(at, found.collect());
                 }
             }
         }
@@ -226,5 +273,38 @@ impl Tending {
             self.0.fetch_add(1, Ordering::Relaxed);
             upstream.tend().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exchange::pool::PoolKey;
+    use crate::outbound::egress::Network;
+
+    fn balance(host: &str, egress: Egress) -> Balance {
+        let upstream = Upstream {
+            servers: vec![Server { host: host.into(), port: 9 }],
+            tls: None,
+            host: None,
+            base_path: "".into(),
+            egress: Some(egress),
+            health: None,
+            pool_idle: 0,
+            pool_idle_timeout: Duration::ZERO,
+        };
+        let target = Target { key: PoolKey::intern("a", None), tls: None, idle_max: 0, idle_time: Duration::ZERO };
+        Balance::new(&upstream, &target, host)
+    }
+
+    #[test]
+    fn a_name_that_resolves_to_an_address_of_ours_has_no_server() {
+        for host in ["localhost", "127.0.0.1", "169.254.169.254"] {
+            let balance = balance(host, Egress::default());
+            assert_eq!((balance.select(), balance.why_none()), (None, Failure::Egress), "{host}");
+        }
+        let listed = ["127.0.0.0/8", "::1"].map(|network| network.parse::<Network>().unwrap());
+        let server = balance("localhost", Egress::new(listed.to_vec())).select().unwrap();
+        assert!(server.ip().is_loopback());
     }
 }

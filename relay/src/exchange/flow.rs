@@ -374,7 +374,7 @@ impl<'a> Exchange<'a> {
     /// A connection to the server whose turn it is, or to the next one that can be reached, and whether it idled before.
     async fn connect(&self, fresh: bool) -> Result<(Connection, SocketAddr, bool), Failure> {
         let site = self.site;
-        let mut server = site.balance.select().ok_or(Failure::UpstreamConnect)?;
+        let mut server = site.balance.select().ok_or_else(|| site.balance.why_none())?;
         if !fresh && let Some(connection) = up::reuse(&site.target, server) {
             return Ok((connection, server, true));
         }

@@ -1,6 +1,6 @@
 //! Idle upstream connections, kept for each worker thread.
 //!
-//! The key is the whole identity of a connection (server, TLS name, authorities), interned as a number when the rules load:
+//! The key is the whole identity of a connection (server, TLS name, authorities, client certificate, oldest version), interned as a number when the rules load:
 //! a connection that was verified under one authority is never handed to a site that trusts another.
 
 use std::cell::RefCell;
@@ -18,9 +18,20 @@ use crate::deadline::Moment;
 /// What two connections must share to stand for each other.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Identity {
-    /// Name that is verified, and SHA-256 of the only authorities that are trusted.
-    tls: Option<(Box<str>, Option<[u8; 32]>)>,
+    tls: Option<TlsIdentity>,
     site: Box<str>,
+}
+
+/// What was proven on a connection, and what was offered: there is one ALPN protocol, http/1.1.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct TlsIdentity {
+    /// The name that is verified.
+    name: Box<str>,
+    /// SHA-256 of the only authorities that are trusted.
+    authorities: Option<[u8; 32]>,
+    /// SHA-256 of the client certificate.
+    client: Option<[u8; 32]>,
+    only_tls13: bool,
 }
 
 /// An interned identity of connections.
@@ -30,11 +41,16 @@ pub struct PoolKey(u32);
 static IDENTITIES: Mutex<Vec<Identity>> = Mutex::new(Vec::new());
 
 impl PoolKey {
-    /// The key of a site's connections; the same one after a reload that changes nothing about them, the bytes of the authorities' file included.
+    /// The key of a site's connections; the same one after a reload that changes nothing about them, the bytes of the certificates' files included.
     #[must_use]
     pub fn intern(site: &str, tls: Option<&UpstreamTls>) -> Self {
         let digest = |file: &PathBuf| Sha256::digest(std::fs::read(file).unwrap_or_default()).into();
-        let tls = tls.map(|t| (t.server_name.clone(), t.ca.as_ref().map(digest)));
+        let tls = tls.map(|t| TlsIdentity {
+            name: t.server_name.clone(),
+            authorities: t.ca.as_ref().map(digest),
+            client: t.identity.as_ref().map(|identity| digest(&identity.certificate)),
+            only_tls13: t.only_tls13,
+        });
         let identity = Identity { tls, site: site.into() };
         let mut all = IDENTITIES.lock().unwrap_or_else(PoisonError::into_inner);
         let at = all.iter().position(|i| *i == identity).unwrap_or_else(|| {

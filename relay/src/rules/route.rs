@@ -82,6 +82,8 @@ pub enum UnruledPolicy {
 pub struct RuleSet {
     rules: Vec<Rule>,
     unruled: UnruledPolicy,
+    /// The paths that are open; all when empty.
+    paths: Vec<PathGlob>,
     /// Whether some path pattern matches in either case.
     fold: bool,
     /// The plans of each rule alone, which is what most requests meet.
@@ -179,7 +181,23 @@ impl RuleSet {
         let plan = |actions: &[Action]| (!actions.is_empty()).then(|| Arc::new(Plan::new(actions.to_vec())));
         let alone = rules.iter().map(|r| Alone { request: plan(&r.request), response: plan(&r.response) }).collect();
         let fold = rules.iter().flat_map(|r| &r.condition.paths).any(PathGlob::is_folded);
-        Self { rules, unruled, fold, alone, requests: RwLock::default(), responses: RwLock::default() }
+        Self {
+            rules,
+            unruled,
+            paths: Vec::new(),
+            fold,
+            alone,
+            requests: RwLock::default(),
+            responses: RwLock::default(),
+        }
+    }
+
+    /// The same rules where only these paths are open, all when there are none.
+    #[must_use]
+    pub fn within(mut self, paths: Vec<PathGlob>) -> Self {
+        self.fold |= paths.iter().any(PathGlob::is_folded);
+        self.paths = paths;
+        self
     }
 
     /// The rules in the order of the file.
@@ -210,9 +228,16 @@ impl RuleSet {
     /// what the relay took of it for itself.
     ///
     /// # Errors
-    /// The path has more than one reading, the method or path would be overridden, or the site refuses unruled requests.
+    /// The path has more than one reading, the path is not open, the method or path would be overridden, or the site refuses unruled requests.
     pub fn route(&self, head: &Parts, path: &str) -> Result<(Route, Direction), Failure> {
         let path = self.read_path(&head.method, path)?;
+        if !self.paths.is_empty() {
+            // Paths that are overridden would not be the ones that are looked at.
+            evasion::refuse(head, std::iter::empty())?;
+            if !self.paths.iter().any(|open| open.matches(&path)) {
+                return Err(Failure::ClosedPath);
+            }
+        }
         if !self.rules.is_empty() {
             evasion::refuse(head, self.rules.iter().map(|r| &*r.condition.methods))?;
         }

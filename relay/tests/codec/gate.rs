@@ -51,6 +51,23 @@ const LINES: &[(&str, &str)] = &[
     ("GET //b.test/ HTTP/1.1\rX", "framing/bare-line-end"),
     ("CONNECT / HTTP/1.1", "framing/request-line"),
     ("CONNECT b.test:443 HTTP/1.1", "framing/host"),
+    ("CONNECT b.test:443 HTTP/1.0", "framing/host"),
+    ("CONNECT a.test:0 HTTP/1.1", "framing/request-line"),
+    ("CONNECT a.test:65536 HTTP/1.1", "framing/request-line"),
+    ("CONNECT a.test:+443 HTTP/1.1", "framing/request-line"),
+    ("CONNECT a.test:443:443 HTTP/1.1", "framing/request-line"),
+    ("CONNECT a.test:443/ HTTP/1.1", "framing/request-line"),
+    ("CONNECT a.test:443?x HTTP/1.1", "framing/request-line"),
+    ("CONNECT :443 HTTP/1.1", "framing/request-line"),
+    ("CONNECT u@a.test:443 HTTP/1.1", "framing/request-line"),
+    ("CONNECT [::1:443 HTTP/1.1", "framing/request-line"),
+    ("CONNECT ::1:443 HTTP/1.1", "framing/request-line"),
+    ("CONNECT https://a.test/ HTTP/1.1", "framing/request-line"),
+    ("CONNECT a.test,b.test:443 HTTP/1.1", "framing/request-line"),
+    ("CONNECT a.test%00:443 HTTP/1.1", "framing/request-line"),
+    ("CONNECT * HTTP/1.1", "framing/request-line"),
+    ("CONNECT a.test:443  HTTP/1.1", "framing/request-line"),
+    ("CONNECT a.test:443", "framing/request-line"),
 ];
 
 /// Field lines behind a POST and its `Host`.

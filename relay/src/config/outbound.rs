@@ -1,0 +1,319 @@
+//! The listeners of the outbound relay, and what may be reached through them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+
+use super::raw::{self, At, TlsMin};
+use super::report::Place;
+use super::resolve::{Resolver, Url, Use, Written, empty};
+use super::resolved::{ClientIdentity, Connect, HostTable, Listener, Side, Site};
+use super::sites::{Rules, Shared};
+use crate::outbound::egress::{Egress, Network, Spelled, spelled};
+use crate::outbound::keys::ProxyKeys;
+use crate::rules::path::PathGlob;
+use crate::state::is_usable;
+use crate::tls::ca::{Authority, AuthorityFault};
+
+impl Resolver<'_> {
+    pub(super) fn outbound(&mut self, raw: &[At<raw::Outbound>]) -> Vec<Listener> {
+        let mut listeners = Vec::<Listener>::new();
+        for entry in raw {
+            let raw = entry.get();
+            let address = raw.listen.as_ref().and_then(|text| self.address(text, Use::Outbound));
+            let limits = raw.connections.as_ref().map(|c| self.connections(c.get()));
+            if let (Some(address), Some(text)) = (address.filter(|a| !a.ip().is_loopback()), &raw.listen)
+                && raw.keys.is_empty()
+            {
+                let hint = "anyone who reaches it could have tokens opened towards the destinations: give its clients keys \
+                            (`relay key proxy`, `keys`), or listen on 127.0.0.1";
+                let cause = format!("the outbound relay would listen on {address} without asking for a key");
+                self.report.error(text.place(), cause, Some(hint.to_owned()));
+            }
+            let mut listener = empty(address.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))), Side::Outbound);
+            listener.limits = limits.unwrap_or(listener.limits);
+            listener.keys = self.keys(&raw.keys);
+            for destination in raw.destinations.iter().flat_map(At::get) {
+                self.destination(destination, &mut listener.sites);
+            }
+            if let Some(list) = raw.destinations.as_ref().filter(|list| list.get().is_empty() && !list.is_pruned()) {
+                self.report.error(list.place(), "the listener has no destination", None);
+            }
+            listener.sites.suffixes.sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.len()));
+            listeners.push(listener);
+        }
+        listeners
+    }
+
+    fn destination(&mut self, entry: &At<raw::Destination>, table: &mut HostTable) {
+        let raw = entry.get();
+        let host = raw.host.as_ref().and_then(|host| self.host(host));
+        let ports = self.ports(raw.ports.as_ref());
+        let connect = self.connect(entry, host.as_ref().map(|(place, host)| (*place, &**host)));
+        let itself = self.itself(entry, host.as_ref().map(|(place, host)| (*place, &**host)), &ports);
+        let written = Written {
+            urls: raw.upstream.as_ref().or(itself.as_ref()),
+            name: raw.name.as_ref(),
+            ca: raw.ca.as_ref(),
+            health: raw.health.as_ref(),
+            limits: &raw.limits,
+            identity: self.identity(entry),
+            only_tls13: raw.tls_min == Some(TlsMin::Tls13),
+            egress: Some(self.egress(&raw.networks)),
+            own_host: true,
+        };
+        let upstream = self.upstream(&written);
+        let rules = Rules {
+            side: Side::Outbound,
+            fold_case: raw.fold_case,
+            underscore_headers: raw.underscore_headers,
+            unruled: raw.unruled,
+            report: self.report,
+        };
+        let rules = rules.resolve(&raw.rules).within(self.paths(raw));
+        let limits = self.limits(&raw.limits);
+        let (Some((place, host)), Some(upstream)) = (host, upstream) else { return };
+        let site = Shared::new(Site {
+            name: host.clone(),
+            hosts: vec![host.clone()],
+            upstream,
+            connect,
+            ports,
+            rules,
+            limits,
+            server_timing: raw.server_timing,
+            underscore_headers: raw.underscore_headers,
+        });
+        self.place_site(table, place, &host, &site);
+    }
+
+    fn keys(&mut self, raw: &[At<String>]) -> ProxyKeys {
+        let mut hashes = Vec::new();
+        for text in raw {
+            match hash(text.get()) {
+                Some(hash) => hashes.push(hash),
+                None => {
+                    let hint =
+                        "64 hexadecimal digits, as `relay key proxy` prints them: the hash, never the key itself";
+                    self.report.error(text.place(), "this is no hash of a key", Some(hint.to_owned()));
+                }
+            }
+        }
+        ProxyKeys::new(hashes)
+    }
+
+    fn ports(&mut self, raw: Option<&At<Vec<At<u16>>>>) -> Box<[u16]> {
+        let Some(list) = raw else { return Box::new([443]) };
+        if list.get().is_empty() && !list.is_pruned() {
+            let hint = "leave `ports` out for 443";
+            self.report.error(list.place(), "CONNECT could ask for no port", Some(hint.to_owned()));
+        }
+        for port in list.get().iter().filter(|port| *port.get() == 0) {
+            self.report.error(port.place(), "0 is no port", None);
+        }
+        list.get().iter().map(|port| *port.get()).collect()
+    }
+
+    fn paths(&mut self, raw: &raw::Destination) -> Vec<PathGlob> {
+        let mut open = Vec::new();
+        let Some(paths) = &raw.paths else { return open };
+        let list = paths.list();
+        if list.is_empty() && !paths.is_pruned() {
+            let hint = "leave `paths` out for all of them";
+            self.report.error(paths.place(), "no path would be open", Some(hint.to_owned()));
+        }
+        if raw.tunnel {
+            let hint = "in a tunnel nothing is read: use `intercept`, or take `paths` out";
+            self.report.error(paths.place(), "no path is seen in a tunnel", Some(hint.to_owned()));
+        }
+        for (place, text) in list {
+            match PathGlob::new(text, raw.fold_case) {
+                Ok(glob) => open.push(glob),
+                Err(error) => {
+                    let cause = format!("the path pattern `{text}` cannot be used");
+                    self.report.error(place, cause, Some(error.to_string()));
+                }
+            }
+        }
+        open
+    }
+
+    fn connect(&mut self, entry: &At<raw::Destination>, host: Option<(Place, &str)>) -> Connect {
+        let raw = entry.get();
+        match (raw.intercept, raw.tunnel) {
+            (true, true) => {
+                let hint = "keep one of them";
+                self.report.error(entry.place(), "`intercept` and `tunnel` stand together", Some(hint.to_owned()));
+                Connect::Refuse
+            }
+            (true, false) => {
+                match (&self.ca, host) {
+                    (None, _) if !self.names_ca => {
+                        let hint = "ca: {certificate: relay-ca.pem, key: relay-ca.key}, made by `relay ca init`";
+                        let cause = "`intercept` needs a certificate authority, and the file names no `ca`";
+                        self.report.error(entry.place(), cause, Some(hint.to_owned()));
+                    }
+                    (Some(ca), Some((place, host))) if !ca.may_sign(host) => {
+                        let hint = "make another with `relay ca init --config`, or without --config for any host";
+                        let cause = format!("the authority in `ca` may not sign for {host}");
+                        self.report.error(place, cause, Some(hint.to_owned()));
+                    }
+                    _ => {}
+                }
+                Connect::Intercept
+            }
+            (false, true) => {
+                if let Some(rule) = raw.rules.first() {
+                    let hint = "in a tunnel nothing is read; `intercept` has the rules hold for it";
+                    let cause = "the rules do not hold for what comes through the tunnel";
+                    self.report.warn(rule.place(), cause, Some(hint.to_owned()));
+                }
+                Connect::Tunnel
+            }
+            (false, false) => {
+                if let Some(ports) = &raw.ports {
+                    let hint = "`intercept: true` or `tunnel: true` opens them";
+                    self.report.error(ports.place(), "CONNECT is refused on every port", Some(hint.to_owned()));
+                }
+                Connect::Refuse
+            }
+        }
+    }
+
+    /// The upstream of a destination that names none: its own host.
+    fn itself(
+        &mut self,
+        entry: &At<raw::Destination>,
+        host: Option<(Place, &str)>,
+        ports: &[u16],
+    ) -> Option<At<raw::OneOrMany>> {
+        let raw = entry.get();
+        if raw.upstream.is_some() || entry.is_pruned() {
+            return None;
+        }
+        let (place, host) = host?;
+        match ports {
+            [port] if !host.starts_with('*') => {
+                let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+                Some(At::new(place, raw::OneOrMany::One(format!("https://{host}:{port}"))))
+            }
+            _ => {
+                let hint = "upstream: https://host; only an exact host with one port is its own upstream";
+                self.report.error(entry.place(), "`upstream` is missing", Some(hint.to_owned()));
+                None
+            }
+        }
+    }
+
+    fn identity(&mut self, entry: &At<raw::Destination>) -> Option<ClientIdentity> {
+        let raw = entry.get();
+        match (&raw.client_certificate, &raw.client_key) {
+            (None, None) => None,
+            (Some(certificate), Some(key)) => {
+                let files = [certificate, key].map(|file| (file, self.folder.join(file.get())));
+                for (at, file) in &files {
+                    if let Err(error) = std::fs::File::open(file) {
+                        let hint = format!("looked for {}", file.display());
+                        let cause = format!("the file `{}` cannot be read: {error}", at.get());
+                        self.report.error(at.place(), cause, Some(hint));
+                        return None;
+                    }
+                }
+                let [(_, certificate_file), (_, key_file)] = files;
+                let identity = ClientIdentity { certificate: certificate_file, key: key_file };
+                if !is_usable(&identity) {
+                    let cause = "this client certificate cannot be used with its key";
+                    let hint = "a certificate and its own private key, both PEM";
+                    self.report.error(certificate.place(), cause, Some(hint.to_owned()));
+                }
+                Some(identity)
+            }
+            (Some(one), None) | (None, Some(one)) => {
+                let hint = "`client_certificate` and `client_key` go together";
+                self.report.error(
+                    one.place(),
+                    "the other half of the client certificate is missing",
+                    Some(hint.to_owned()),
+                );
+                None
+            }
+        }
+    }
+
+    /// The local certificate authority.
+    pub(super) fn authority(&mut self, raw: &At<raw::Ca>) -> Option<Arc<Authority>> {
+        let (certificate, key) = (raw.get().certificate.as_ref()?, raw.get().key.as_ref()?);
+        let read = |resolver: &mut Self, at: &At<String>| {
+            let file = resolver.folder.join(at.get());
+            std::fs::read_to_string(&file)
+                .map_err(|error| {
+                    let hint = format!("looked for {}; `relay ca init` makes an authority", file.display());
+                    let cause = format!("the file `{}` cannot be read: {error}", at.get());
+                    resolver.report.error(at.place(), cause, Some(hint));
+                })
+                .ok()
+        };
+        let texts = (read(self, certificate), read(self, key));
+        let mode = std::fs::metadata(self.folder.join(key.get())).map(|file| file.permissions().mode());
+        if mode.is_ok_and(|mode| mode & 0o077 != 0) {
+            let hint = format!("chmod 600 {}", key.get());
+            self.report.error(key.place(), "others may read the authority's key", Some(hint));
+        }
+        match Authority::read(&texts.0?, &texts.1?) {
+            Ok(authority) => Some(Arc::new(authority)),
+            Err(error) => {
+                let at = if error == AuthorityFault::Key { key } else { certificate };
+                let hint = "`relay ca init` makes an authority".to_owned();
+                self.report.error(at.place(), format!("`{}` cannot be used: {error}", at.get()), Some(hint));
+                None
+            }
+        }
+    }
+
+    fn egress(&mut self, networks: &[At<String>]) -> Egress {
+        let mut egress = Egress::default();
+        for text in networks {
+            match text.get().parse::<Network>() {
+                Ok(network) => egress.list(network),
+                Err(error) => {
+                    self.report.error(text.place(), format!("`{}` is no network", text.get()), Some(error.to_string()));
+                }
+            }
+        }
+        egress
+    }
+
+    /// Whoever writes an address, or `localhost`, into the file means it: it is listed thereby. Other names are not, whatever they resolve to.
+    pub(super) fn listed(&mut self, mut egress: Egress, servers: &[(Place, Url)]) -> Egress {
+        for (place, server) in servers {
+            match spelled(&server.host) {
+                Ok(Spelled::Name) => {}
+                Ok(Spelled::Address(address)) => egress.list(Network::of(address)),
+                Ok(Spelled::Localhost) => {
+                    // Resolvers take any of 127.0.0.0/8; this is what they are configured with.
+                    egress.list(Network::of(IpAddr::V4(Ipv4Addr::LOCALHOST)));
+                    egress.list(Network::of(IpAddr::V6(Ipv6Addr::LOCALHOST)));
+                }
+                Err(refused) => {
+                    let hint = format!("{refused}: write the address as 127.0.0.1 or [::1]");
+                    self.report.error(*place, format!("`{}` has more than one reading", server.host), Some(hint));
+                }
+            }
+        }
+        egress
+    }
+}
+
+/// 32 bytes in hexadecimal.
+fn hash(text: &str) -> Option<[u8; 32]> {
+    let text = text.as_bytes();
+    let mut hash = [0; 32];
+    if text.len() != 64 {
+        return None;
+    }
+    for (byte, pair) in hash.iter_mut().zip(text.chunks(2)) {
+        let digit = |at: usize| pair.get(at).and_then(|b| char::from(*b).to_digit(16));
+        *byte = u8::try_from(digit(0)? << 4 | digit(1)?).ok()?;
+    }
+    Some(hash)
+}
