@@ -1,0 +1,103 @@
+//! HTTP/1 on one connection: the gate guards, hyper reads and writes.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use pingora_core::server::ShutdownWatch;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::Edge;
+use super::visit::Visit;
+use crate::admit::{Conversation, Gate};
+use crate::config::resolved::ConnectionLimits;
+use crate::exchange::pool;
+
+/// Time between two looks at idle upstream connections of a worker thread.
+const SWEEP: Duration = Duration::from_secs(5);
+
+impl Edge {
+    pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        self: &Arc<Self>,
+        stream: S,
+        visit: &Arc<Visit>,
+        limits: ConnectionLimits,
+        mut shutdown: ShutdownWatch,
+    ) {
+        keep_pool_swept();
+        let conversation = Conversation::new(limits);
+        let service = {
+            let conversation = Arc::clone(&conversation);
+            let (edge, visit) = (Arc::clone(self), Arc::clone(visit));
+            service_fn(move |request| {
+                let (edge, visit, conversation) = (Arc::clone(&edge), Arc::clone(&visit), Arc::clone(&conversation));
+                // Boxed, so that an idle connection holds no room for a request's state.
+                async move { Ok::<_, Infallible>(Box::pin(edge.answer(request, visit, conversation)).await) }
+            })
+        };
+        let connection = http1::Builder::new()
+            .max_headers(limits.head_fields)
+            .max_buf_size(limits.head_bytes.max(64 * 1024))
+            .auto_date_header(false)
+            .serve_connection(TokioIo::new(Gate::new(stream, Arc::clone(&conversation))), service)
+            .with_upgrades();
+        let mut connection = pin!(connection);
+        let mut leaving = pin!(async move {
+            // Ends when the process starts to drain; a closed channel is a process that is ending.
+            let _ = shutdown.changed().await;
+        });
+        let mut left = false;
+        poll_fn(|cx| {
+            conversation.deadline.wake(cx);
+            loop {
+                if connection.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(());
+                }
+                if !left && leaving.as_mut().poll(cx).is_ready() {
+                    left = true;
+                    connection.as_mut().graceful_shutdown();
+                    continue;
+                }
+                if !conversation.deadline.is_due() {
+                    return Poll::Pending;
+                }
+                // Whoever works on a message has just had a turn to answer that it is late, so here is a peer that does not read. Without a
+                // message, the connection was idle for long enough, or a head did not come in time, which is answered.
+                if !conversation.is_idle() || !conversation.out_of_time() {
+                    return Poll::Ready(());
+                }
+            }
+        })
+        .await;
+        if let Some(mut tunnel) = conversation.take_tunnel() {
+            poll_fn(|cx| {
+                conversation.deadline.wake(cx);
+                if tunnel.as_mut().poll(cx).is_ready() || conversation.deadline.is_due() {
+                    return Poll::Ready(());
+                }
+                Poll::Pending
+            })
+            .await;
+        }
+    }
+}
+
+/// Starts the sweep of this worker thread's pool with its first connection.
+fn keep_pool_swept() {
+    thread_local!(static SWEPT: Cell<bool> = const { Cell::new(false) });
+    if !SWEPT.replace(true) {
+        tokio::spawn(async {
+            loop {
+                tokio::time::sleep(SWEEP).await;
+                pool::sweep();
+            }
+        });
+    }
+}
