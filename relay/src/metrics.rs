@@ -5,7 +5,6 @@
 //! their number is bounded by what the operator wrote; a request for an unknown host counts under the site `-`. No value, path, query or header ever becomes
 //! a label.
 
-use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -380,7 +379,7 @@ impl SiteMetrics {
 /// Counters of the roles of one rules file.
 #[derive(Debug)]
 pub struct RoleMetrics {
-    roles: HashMap<Box<str>, RoleCounters>,
+    roles: foldhash::HashMap<Box<str>, RoleCounters>,
     other: RoleCounters,
 }
 

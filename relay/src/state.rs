@@ -26,7 +26,7 @@ pub struct State {
     pub engine: Engine,
     /// Counters by role.
     pub roles: RoleMetrics,
-    listeners: HashMap<(SocketAddr, Side), ListenerState>,
+    listeners: foldhash::HashMap<(SocketAddr, Side), ListenerState>,
 }
 
 impl std::fmt::Debug for State {
@@ -38,7 +38,7 @@ impl std::fmt::Debug for State {
 /// The sites of one address.
 pub struct ListenerState {
     /// By the address of the site's configuration, which `config` keeps where it is.
-    sites: HashMap<usize, Arc<SiteState>>,
+    sites: foldhash::HashMap<usize, Arc<SiteState>>,
     /// Counters of requests for no site of this listener.
     pub no_site: SiteMetrics,
 }
@@ -90,7 +90,7 @@ impl State {
             _ => Engine::new(&config.engine, metrics.engine())?,
         };
         let mut tls = TlsConfigs::default();
-        let mut listeners = HashMap::new();
+        let mut listeners = foldhash::HashMap::default();
         for listener in config.inbound.iter().chain(&config.outbound) {
             listeners
                 .insert((listener.listen, listener.side), ListenerState::build(listener, metrics, &mut tls, previous)?);
@@ -138,7 +138,7 @@ impl ListenerState {
         tls: &mut TlsConfigs,
         previous: Option<&State>,
     ) -> Result<Self, BuildError> {
-        let mut sites = HashMap::new();
+        let mut sites = foldhash::HashMap::default();
         for site in listener.sites.sites() {
             let state = SiteState::build(site, listener.side, metrics, tls, previous)?;
             sites.insert(Arc::as_ptr(site) as usize, Arc::new(state));

@@ -1,7 +1,6 @@
 //! The relay's client: a few connections for each worker thread, many calls on each.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -125,7 +124,7 @@ struct Slot {
 
 thread_local! {
     /// Keyed by client and place; a client's drivers run on the thread that dialled them, so calls cross no thread.
-    static SLOTS: RefCell<HashMap<(u64, usize), Arc<Slot>>> = RefCell::default();
+    static SLOTS: RefCell<foldhash::HashMap<(u64, usize), Arc<Slot>>> = RefCell::default();
 }
 
 static NEXT_CLIENT: AtomicU64 = AtomicU64::new(0);

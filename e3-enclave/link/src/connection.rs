@@ -4,7 +4,7 @@
 //! each answer to the slot of its id. An id is never used again, and an answer to an id that nobody waits for closes the
 //! connection, unless its caller is known to have given up: no answer ever reaches another request.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::future::{Future, poll_fn};
 use std::io::IoSlice;
 use std::pin::Pin;
@@ -59,7 +59,7 @@ enum Slot {
 #[derive(Default)]
 struct State {
     next_id: u64,
-    slots: HashMap<u64, Slot>,
+    slots: foldhash::HashMap<u64, Slot>,
     /// Ids whose callers gave up; their late answers are dropped.
     abandoned: HashSet<u64>,
     /// Deadlines in the order of the calls.

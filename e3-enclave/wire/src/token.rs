@@ -87,27 +87,16 @@ impl<'a> TokenText<'a> {
     }
 }
 
-/// The alphabet of RFC 4648 §5. A table, for every byte of every token passes here.
-const ALPHABET: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = 0u8;
-    while byte < 128 {
-        table[byte as usize] = byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-        byte += 1;
-    }
-    table
-};
-
+/// Whether a byte is of the alphabet of RFC 4648 §5. Every byte of every token passes here: without a branch or a table, so that many are looked at at once.
 fn is_base64url(b: u8) -> bool {
-    ALPHABET[b as usize]
+    ((b | 0x20).wrapping_sub(b'a') < 26) | (b.wrapping_sub(b'0') < 10) | (b == b'-') | (b == b'_')
 }
 
 /// Number of bytes of the alphabet that `text` begins with; `None` if there is nothing else in it.
 fn base64url_end(text: &[u8]) -> Option<usize> {
-    const STRIDE: usize = 16;
-    // Whole strides without a branch for each byte.
-    let whole =
-        text.chunks_exact(STRIDE).take_while(|chunk| chunk.iter().fold(true, |all, b| all & is_base64url(*b))).count();
+    const STRIDE: usize = 32;
+    let (strides, _) = text.as_chunks::<STRIDE>();
+    let whole = strides.iter().take_while(|stride| stride.iter().fold(true, |all, b| all & is_base64url(*b))).count();
     let rest = &text[whole * STRIDE..];
     rest.iter().position(|b| !is_base64url(*b)).map(|end| whole * STRIDE + end)
 }

@@ -95,7 +95,7 @@ pub enum Side {
 /// Sites by host name: exact names first, then the longest `*.suffix`.
 #[derive(Debug, Default)]
 pub struct HostTable {
-    pub(crate) exact: std::collections::HashMap<Box<str>, Arc<Site>>,
+    pub(crate) exact: foldhash::HashMap<Box<str>, Arc<Site>>,
     /// Suffixes with their leading dot, longest first.
     pub(crate) suffixes: Vec<(Box<str>, Arc<Site>)>,
 }

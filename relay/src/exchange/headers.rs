@@ -35,13 +35,20 @@ fn may_be_nominated(name: &HeaderName) -> bool {
     ) && !name.as_str().starts_with("x-forwarded-")
 }
 
+/// Whether `Connection` may name fields: the two words that nearly every message has there are none.
+fn nominates(headers: &HeaderMap) -> bool {
+    headers.get_all(header::CONNECTION).iter().any(|value| {
+        !value.as_bytes().eq_ignore_ascii_case(b"keep-alive") && !value.as_bytes().eq_ignore_ascii_case(b"close")
+    })
+}
+
 /// Takes out what ends at this hop. `TE: trailers` stays, for it is asked of the next hop too.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     // Most messages on a kept connection have none of them, and a look at each name costs less than to ask for each field.
     if !headers.keys().any(|name| HOP_BY_HOP.contains(name) || *name == header::TE) {
         return;
     }
-    if headers.contains_key(header::CONNECTION) {
+    if nominates(headers) {
         let nominated: Vec<HeaderName> = headers
             .get_all(header::CONNECTION)
             .iter()
@@ -107,6 +114,10 @@ pub fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
 
 /// Drops what no longer holds after a body was edited: digests over it, and strong entity tags of it.
 pub fn drop_integrity(headers: &mut HeaderMap) {
+    // As above: most messages have none.
+    if !headers.keys().any(|name| DIGESTS.contains(name) || *name == header::ETAG) {
+        return;
+    }
     for name in &DIGESTS {
         headers.remove(name);
     }

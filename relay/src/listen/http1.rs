@@ -49,6 +49,9 @@ impl Edge {
             .serve_connection(TokioIo::new(Gate::new(stream, Arc::clone(&conversation))), service)
             .with_upgrades();
         let mut connection = pin!(connection);
+        // Asking the channel costs less than another turn of the future that waits for it.
+        let mut watched = false;
+        let news = shutdown.clone();
         let mut leaving = pin!(async move {
             // Ends when the process starts to drain; a closed channel is a process that is ending.
             let _ = shutdown.changed().await;
@@ -60,7 +63,10 @@ impl Edge {
                 if connection.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(());
                 }
-                if !left && leaving.as_mut().poll(cx).is_ready() {
+                if !left
+                    && (!std::mem::replace(&mut watched, true) || news.has_changed().unwrap_or(true))
+                    && leaving.as_mut().poll(cx).is_ready()
+                {
                     left = true;
                     connection.as_mut().graceful_shutdown();
                     continue;

@@ -33,10 +33,10 @@ pub fn normal_host(text: &str) -> Option<Cow<'_, str>> {
 /// Whether the text is a host name: labels of letters, digits, `-` and `_` (which DNS names of services have).
 #[must_use]
 pub fn is_name(text: &str) -> bool {
-    let label = |l: &str| {
-        !l.is_empty() && l.len() <= 63 && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    let label = |l: &[u8]| {
+        !l.is_empty() && l.len() <= 63 && l.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-' || *b == b'_')
     };
-    text.len() <= 253 && text.split('.').all(label)
+    text.len() <= 253 && text.as_bytes().split(|b| *b == b'.').all(label)
 }
 
 fn is_port(text: &str) -> bool {

@@ -46,13 +46,13 @@ impl<'a> NormalPath<'a> {
             None => rest,
         };
         if !escaped {
-            rest.split('/').try_for_each(check_segment)?;
+            rest.as_bytes().split(|b| *b == b'/').try_for_each(check_segment)?;
             return Ok(Self { text: Cow::Borrowed(rest), folded: false });
         }
         let mut text = String::with_capacity(rest.len());
         for (n, segment) in rest.split('/').enumerate() {
             let decoded = decode(segment)?;
-            check_segment(&decoded)?;
+            check_segment(decoded.as_bytes())?;
             if n > 0 {
                 text.push('/');
             }
@@ -77,10 +77,10 @@ impl<'a> NormalPath<'a> {
     }
 }
 
-fn check_segment(segment: &str) -> Result<(), PathFault> {
+fn check_segment(segment: &[u8]) -> Result<(), PathFault> {
     match segment {
-        "" => Err(PathFault::EmptySegment),
-        "." | ".." => Err(PathFault::DotSegment),
+        b"" => Err(PathFault::EmptySegment),
+        b"." | b".." => Err(PathFault::DotSegment),
         _ => Ok(()),
     }
 }
@@ -334,7 +334,7 @@ impl Part {
         let pieces = segment.split('*').map(decode).collect::<Result<Vec<_>, _>>();
         let pieces = pieces.map_err(|_| GlobError::Unreachable)?;
         if let [only] = &*pieces {
-            check_segment(only).map_err(|_| GlobError::Unreachable)?;
+            check_segment(only.as_bytes()).map_err(|_| GlobError::Unreachable)?;
         }
         let piece = |text: &Cow<'_, str>| if fold_it { fold(text).into() } else { Box::from(&**text) };
         Ok(Self::One(TextGlob::of_pieces(pieces.iter().map(piece).collect())))
