@@ -20,6 +20,7 @@ use pingora_core::server::ShutdownWatch;
 use serde::Serialize;
 
 use crate::reload::{Standing, unix_seconds};
+use crate::tls::server::Terms;
 
 /// Time for the head of a request to the admin listener.
 const HEAD_TIME: Duration = Duration::from_secs(10);
@@ -120,8 +121,35 @@ pub struct ListenerStatus {
     pub address: String,
     /// `inbound` or `outbound`.
     pub side: &'static str,
+    /// Its certificate, where it has one for all clients.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<CertificateStatus>,
     /// What it serves.
     pub sites: Vec<SiteStatus>,
+}
+
+/// A certificate in `/status`.
+#[derive(Debug, Serialize)]
+pub struct CertificateStatus {
+    /// What it is for.
+    pub names: Vec<String>,
+    /// From when it is valid.
+    pub not_before: f64,
+    /// Until when.
+    pub not_after: f64,
+}
+
+impl CertificateStatus {
+    /// Of the certificate in use.
+    #[must_use]
+    pub fn new(terms: &Terms) -> Option<Self> {
+        let read = terms.certificate.current()?;
+        Some(Self {
+            names: read.names.iter().map(ToString::to_string).collect(),
+            not_before: unix_seconds(read.not_before),
+            not_after: unix_seconds(read.not_after),
+        })
+    }
 }
 
 /// A site in `/status`.
@@ -131,6 +159,9 @@ pub struct SiteStatus {
     pub name: String,
     /// Its hosts as written.
     pub hosts: Vec<String>,
+    /// The certificate in use, where TLS ends for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<CertificateStatus>,
     /// How many rules it has.
     pub rules: usize,
     /// Its servers, `host:port`.

@@ -39,6 +39,9 @@ pub fn cause_of(failure: &Failure) -> Option<Cause> {
             "A header name has an underscore, which this site does not allow.",
         ),
         Failure::UnknownHost => cause(S::MISDIRECTED_REQUEST, "rules/unknown-host", "This relay serves no such host."),
+        Failure::ServerName => {
+            cause(S::MISDIRECTED_REQUEST, "rules/server-name", "This TLS connection was made for another site.")
+        }
         Failure::Tunnel => cause(S::METHOD_NOT_ALLOWED, "rules/tunnel", "This listener opens no tunnels."),
         Failure::NoTunnel => {
             cause(S::FORBIDDEN, "connect/refused", "No destination here opens this host and port to CONNECT.")
@@ -282,6 +285,7 @@ pub fn table() -> Vec<Cause> {
         Failure::PathOverride,
         Failure::UnderscoreField,
         Failure::UnknownHost,
+        Failure::ServerName,
         Failure::Tunnel,
         Failure::NoTunnel,
         Failure::Misdirected,

@@ -78,6 +78,17 @@ impl Deadline {
         deadline
     }
 
+    /// The same, for the task that calls: it is woken when the deadline is due.
+    pub async fn of_this_task() -> Arc<Self> {
+        let deadline = Self::new();
+        poll_fn(|cx| {
+            deadline.wake(cx);
+            Poll::Ready(())
+        })
+        .await;
+        deadline
+    }
+
     /// Comes due after `time`.
     pub fn set(&self, time: Duration) {
         self.set_at(Moment::after(time));

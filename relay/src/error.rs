@@ -27,6 +27,8 @@ pub enum Failure {
     UnderscoreField,
     /// No site of this host here: 421.
     UnknownHost,
+    /// Host and TLS server name are of sites that demand different things of a TLS client: 421.
+    ServerName,
     /// CONNECT, on a listener that opens no tunnels: 405.
     Tunnel,
     /// CONNECT for a host or port that no destination opens to it: 403.

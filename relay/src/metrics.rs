@@ -11,8 +11,8 @@ use std::time::Duration;
 use http::StatusCode;
 use prometheus::core::Collector;
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 use crate::config::resolved::Side;
@@ -39,6 +39,8 @@ pub struct Metrics {
     cuts: IntCounterVec,
     in_flight: IntGaugeVec,
     connections: [IntGauge; 2],
+    handshakes: IntCounterVec,
+    certificates: GaugeVec,
     fields: IntCounterVec,
     engine_seconds: Histogram,
     engine_calls: IntGauge,
@@ -60,6 +62,32 @@ pub enum FieldVerb {
     Keep,
     /// The engine refused it.
     Refused,
+}
+
+/// How a TLS handshake at a listener ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handshake {
+    /// The client is in.
+    Done,
+    /// It named no site that is here.
+    NoSite,
+    /// It did not finish in time.
+    Late,
+    /// It speaks no TLS that is spoken here, did not prove itself, or left.
+    Failed,
+}
+
+impl Handshake {
+    const ALL: [Self; 4] = [Self::Done, Self::NoSite, Self::Late, Self::Failed];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => OK,
+            Self::NoSite => "no-site",
+            Self::Late => "late",
+            Self::Failed => "failed",
+        }
+    }
 }
 
 /// How a reload ended.
@@ -138,6 +166,23 @@ impl Metrics {
                 )?,
             )?,
             connections: [Side::Inbound, Side::Outbound].map(|side| connections.with_label_values(&[side_label(side)])),
+            handshakes: register(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new("e3_relay_handshakes_total", "TLS handshakes at listeners, by how they ended."),
+                    &["side", "result"],
+                )?,
+            )?,
+            certificates: register(
+                &registry,
+                GaugeVec::new(
+                    Opts::new(
+                        "e3_relay_certificate_expiry_timestamp_seconds",
+                        "Unix time at which a listener's certificate expires, by its site.",
+                    ),
+                    &["side", "site"],
+                )?,
+            )?,
             fields: register(
                 &registry,
                 IntCounterVec::new(
@@ -192,6 +237,9 @@ impl Metrics {
         for outcome in [ReloadOutcome::Applied, ReloadOutcome::Refused] {
             metrics.reloads.with_label_values(&[outcome.as_str()]).inc_by(0);
         }
+        for ended in Handshake::ALL {
+            metrics.handshakes.with_label_values(&[side_label(Side::Inbound), ended.as_str()]).inc_by(0);
+        }
         Ok(metrics)
     }
 
@@ -235,6 +283,19 @@ impl Metrics {
     #[must_use]
     pub fn connections(&self) -> i64 {
         self.connections.iter().map(IntGauge::get).sum()
+    }
+
+    /// Counts a handshake that ended.
+    pub fn handshake(&self, side: Side, ended: Handshake) {
+        self.handshakes.with_label_values(&[side_label(side), ended.as_str()]).inc();
+    }
+
+    /// Records until when the certificates in use are valid, by their sites, in seconds since the Unix epoch; others are forgotten.
+    pub fn certificates<'c>(&self, expiries: impl IntoIterator<Item = (Side, &'c str, f64)>) {
+        self.certificates.reset();
+        for (side, site, expiry) in expiries {
+            self.certificates.with_label_values(&[side_label(side), site]).set(expiry);
+        }
     }
 
     /// Handles for whoever calls the engine.

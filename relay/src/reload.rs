@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::watch::Folders;
-use crate::config::resolved::{Config, LogFormat};
+use crate::config::resolved::{Config, LogFormat, NamedFile};
 use crate::metrics::{ReloadOutcome, SharedMetrics, side_label};
 
 /// The state in force. Readers take it without waiting.
@@ -108,6 +108,8 @@ pub struct Candidate<S> {
     pub hash: [u8; 32],
     /// What it says about things that need a restart.
     pub fixed: Fixed,
+    /// Files that it names and that were read with it: a change of one reloads it.
+    pub files: Vec<NamedFile>,
     /// What the operator should know, although the file is good.
     pub warnings: Vec<String>,
 }
@@ -145,6 +147,8 @@ pub struct Reloader<S> {
     fixed: Fixed,
     metrics: SharedMetrics,
     standing: Mutex<Standing>,
+    /// What was read for the state in force: the rules file first, then what it names.
+    sources: Mutex<Vec<NamedFile>>,
 }
 
 impl<S> std::fmt::Debug for Reloader<S> {
@@ -163,6 +167,7 @@ impl<S> Reloader<S> {
         log_warnings(&first.warnings);
         let standing = Standing { hash: hexadecimal(&first.hash), loaded: SystemTime::now(), last: None };
         metrics.config_in_force(&standing.hash, unix_seconds(standing.loaded));
+        let sources = Mutex::new(sources(&file, first.hash, first.files));
         Ok(Self {
             file,
             load,
@@ -170,6 +175,7 @@ impl<S> Reloader<S> {
             fixed: first.fixed,
             metrics,
             standing: Mutex::new(standing),
+            sources,
         })
     }
 
@@ -206,6 +212,8 @@ impl<S> Reloader<S> {
         let outcome = match loaded {
             Ok(candidate) => {
                 self.live.replace(candidate.state);
+                *self.sources.lock().unwrap_or_else(PoisonError::into_inner) =
+                    sources(&self.file, candidate.hash, candidate.files);
                 standing.hash = hexadecimal(&candidate.hash);
                 standing.loaded = at;
                 standing.last = Some(Attempt { at, outcome: ReloadOutcome::Applied, report: None });
@@ -229,6 +237,11 @@ impl<S> Reloader<S> {
     }
 }
 
+/// The rules file, and the files that were read with it.
+fn sources(file: &Path, hash: [u8; 32], named: Vec<NamedFile>) -> Vec<NamedFile> {
+    std::iter::once(NamedFile { path: file.to_owned(), hash }).chain(named).collect()
+}
+
 fn log_warnings(warnings: &[String]) {
     for warning in warnings {
         tracing::warn!("{warning}");
@@ -245,7 +258,7 @@ pub(crate) fn unix_seconds(time: SystemTime) -> f64 {
 }
 
 impl<S> Reloader<S> {
-    /// Reloads on SIGHUP, and when the file's bytes change, until `end` resolves.
+    /// Reloads on SIGHUP, and when the bytes of the file or of one that it names change, until `end` resolves.
     ///
     /// The folder is watched and not the file: editors replace a file by renaming another over it, and Kubernetes swaps a link beside it; a watch on the
     /// file itself would follow the old one. Where the file is a link, the folder it leads to is watched as well.
@@ -254,34 +267,61 @@ impl<S> Reloader<S> {
     /// SIGHUP cannot be received.
     pub async fn watch(&self, end: impl Future<Output = ()>) -> std::io::Result<()> {
         let mut hangup = signal(SignalKind::hangup())?;
-        let mut folders = Folders::new(&self.file);
         // Compared with what was loaded, so that a change before the watch began is not missed.
-        let mut tried = Some(self.standing().hash);
+        let mut tried = self.in_force();
+        let mut folders = Folders::new(&paths(&tried));
         folders.changed();
         let mut end = std::pin::pin!(end);
         loop {
             tokio::select! {
                 () = end.as_mut() => return Ok(()),
                 _ = hangup.recv() => {
-                    tried = digest(&self.file);
-                    self.reload();
+                    tried = self.try_again(&mut folders);
                 }
                 () = folders.quiet_after_change() => {
-                    folders.watch(&self.file);
-                    let now = digest(&self.file);
-                    if now != tried {
-                        tried = now;
-                        self.reload();
+                    let files = paths(&tried);
+                    folders.watch(&files);
+                    if digests(files) != tried {
+                        tried = self.try_again(&mut folders);
                     }
                 }
             }
         }
     }
+
+    /// Reloads, and tells which bytes of which files that was tried with.
+    fn try_again(&self, folders: &mut Folders) -> Digests {
+        let tried = digests(paths(&self.in_force()));
+        if self.reload() == ReloadOutcome::Refused {
+            return tried;
+        }
+        let tried = self.in_force();
+        folders.watch(&paths(&tried));
+        // What was not watched until now may have changed since it was read.
+        folders.changed();
+        tried
+    }
+
+    fn in_force(&self) -> Digests {
+        let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        sources.iter().map(|file| (file.path.clone(), Some(file.hash))).collect()
+    }
 }
 
-/// SHA-256 of the file, hexadecimal; `None` while it cannot be read.
-fn digest(file: &Path) -> Option<String> {
-    std::fs::read(file).ok().map(|bytes| hexadecimal(&Sha256::digest(bytes)))
+/// Files with the SHA-256 of their bytes; `None` while one cannot be read.
+type Digests = Vec<(PathBuf, Option<[u8; 32]>)>;
+
+fn paths(digests: &Digests) -> Vec<PathBuf> {
+    digests.iter().map(|(path, _)| path.clone()).collect()
+}
+
+fn digests(files: Vec<PathBuf>) -> Digests {
+    let digest = |file: &Path| std::fs::read(file).ok().map(|bytes| Sha256::digest(bytes).into());
+    let read = |file: PathBuf| {
+        let digest = digest(&file);
+        (file, digest)
+    };
+    files.into_iter().map(read).collect()
 }
 
 #[cfg(test)]
@@ -309,6 +349,7 @@ mod tests {
                 state: Arc::new(number),
                 hash: Sha256::digest(bytes).into(),
                 fixed: fixed(&listen()),
+                files: Vec::new(),
                 warnings: Vec::new(),
             })
         });

@@ -14,15 +14,17 @@ use pingora_core::services::background::{BackgroundService, GenBackgroundService
 use pingora_core::services::listening::Service;
 
 use crate::admin::{
-    AdminApp, ConfigStatus, EndpointStatus, EngineStatus, ListenerStatus, Readiness, SiteStatus, Source, Status,
+    AdminApp, CertificateStatus, ConfigStatus, EndpointStatus, EngineStatus, ListenerStatus, Readiness, SiteStatus,
+    Source, Status,
 };
 use crate::command::BAD_INPUT;
-use crate::config::resolved::{Config, Listener};
+use crate::config::resolved::{Config, Listener, ListenerTls, Side};
 use crate::exchange::balance::Tending;
 use crate::lifecycle::{Ended, Process, StartError};
 use crate::metrics::{Metrics, SharedMetrics, side_label};
-use crate::reload::{Candidate, Fixed, Live, Reloader};
+use crate::reload::{Candidate, Fixed, Live, Reloader, unix_seconds};
 use crate::state::State;
+use crate::tls::certificate::Certificate;
 use crate::{config, listen, log};
 
 /// Time between two questions to an engine that is ready.
@@ -143,13 +145,13 @@ impl Loader {
         let loaded = config::load(&self.file).map_err(|report| report.to_string())?;
         let config = loaded.config;
         log::start(config.log);
-        let (hash, fixed) = (config.hash, Fixed::of(&config));
+        let (hash, fixed, files) = (config.hash, Fixed::of(&config), config.files.clone());
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let state = State::build(config, &self.metrics, last.as_deref()).map_err(|error| error.to_string())?;
         let state = Arc::new(state);
         *last = Some(Arc::clone(&state));
         let warnings = loaded.warnings.lines();
-        Ok(Candidate { state, hash, fixed, warnings })
+        Ok(Candidate { state, hash, fixed, files, warnings })
     }
 }
 
@@ -232,6 +234,10 @@ struct Operator {
 
 impl Source for Operator {
     fn metrics(&self) -> Option<String> {
+        let state = self.reloader.live().hold();
+        let certificates = certificates(&state.config);
+        self.metrics
+            .certificates(certificates.iter().map(|(side, site, read)| (*side, &**site, unix_seconds(read.not_after))));
         self.metrics.expose().ok()
     }
 
@@ -276,6 +282,24 @@ impl Source for Operator {
     }
 }
 
+/// The certificates in use, by the sites that they are for; that of an outbound listener by its address.
+fn certificates(config: &Config) -> Vec<(Side, Box<str>, Arc<Certificate>)> {
+    let mut found = Vec::new();
+    for listener in config.inbound.iter().chain(&config.outbound) {
+        if let Some(ListenerTls::Proxy(terms)) = &listener.tls
+            && let Some(read) = terms.certificate.current()
+        {
+            found.push((listener.side, listener.listen.to_string().into(), read));
+        }
+        for site in listener.sites.sites() {
+            if let Some(read) = site.tls.as_ref().and_then(|terms| terms.certificate.current()) {
+                found.push((listener.side, site.name.clone(), read));
+            }
+        }
+    }
+    found
+}
+
 fn listeners(config: &Config) -> Vec<ListenerStatus> {
     let listener = |listener: &Listener| {
         let mut sites: Vec<SiteStatus> = listener
@@ -285,6 +309,7 @@ fn listeners(config: &Config) -> Vec<ListenerStatus> {
                 name: site.name.to_string(),
                 hosts: site.hosts.iter().map(ToString::to_string).collect(),
                 rules: site.rules().len(),
+                certificate: site.tls.as_ref().and_then(|terms| CertificateStatus::new(terms)),
                 upstream: site
                     .upstream
                     .servers
@@ -294,7 +319,11 @@ fn listeners(config: &Config) -> Vec<ListenerStatus> {
             })
             .collect();
         sites.sort_by(|a, b| a.name.cmp(&b.name));
-        ListenerStatus { address: listener.listen.to_string(), side: side_label(listener.side), sites }
+        let certificate = match &listener.tls {
+            Some(ListenerTls::Proxy(terms)) => CertificateStatus::new(terms),
+            _ => None,
+        };
+        ListenerStatus { address: listener.listen.to_string(), side: side_label(listener.side), certificate, sites }
     };
     config.inbound.iter().chain(&config.outbound).map(listener).collect()
 }

@@ -10,13 +10,14 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName}
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-use crate::config::resolved::{ClientIdentity, Config, HostTable, Listener, Side, Site, UpstreamTls};
+use crate::config::resolved::{ClientIdentity, Config, HostTable, Listener, ListenerTls, Side, Site, UpstreamTls};
 use crate::engine::Engine;
 use crate::exchange::balance::Balance;
 use crate::exchange::pool::PoolKey;
 use crate::exchange::up::{Target, Tls};
 use crate::metrics::{RoleMetrics, SharedMetrics, SiteMetrics};
 use crate::rules::action::Verb;
+use crate::tls::server::{SetupError, Terminator, Terms};
 
 /// The state in force.
 pub struct State {
@@ -39,6 +40,8 @@ impl std::fmt::Debug for State {
 pub struct ListenerState {
     /// By the address of the site's configuration, which `config` keeps where it is.
     sites: foldhash::HashMap<usize, Arc<SiteState>>,
+    /// What ends TLS for each of the listener's terms, by their address.
+    terminators: HashMap<usize, Arc<Terminator>>,
     /// Counters of requests for no site of this listener.
     pub no_site: SiteMetrics,
 }
@@ -50,6 +53,8 @@ pub struct SiteState {
     pub site: Arc<Site>,
     /// Its counters.
     pub metrics: SiteMetrics,
+    /// What ends TLS for it at the listener; `None` where it is plain.
+    pub tls: Option<Arc<Terminator>>,
     /// How its servers are reached.
     pub target: Target,
     /// Which server is next.
@@ -73,6 +78,9 @@ pub enum BuildError {
     /// A name that no certificate can be for.
     #[error("{0} is no name that a certificate can be for")]
     ServerName(Box<str>),
+    /// TLS of a listener cannot be set up.
+    #[error(transparent)]
+    Tls(#[from] SetupError),
     /// The attested link cannot be set up.
     #[error(transparent)]
     Attested(#[from] crate::engine::attested::AttestedError),
@@ -139,11 +147,24 @@ impl ListenerState {
         previous: Option<&State>,
     ) -> Result<Self, BuildError> {
         let mut sites = foldhash::HashMap::default();
+        let mut terminators = HashMap::new();
+        if let Some(ListenerTls::Proxy(terms)) = &listener.tls {
+            terminators.insert(Arc::as_ptr(terms) as usize, Terminator::new(terms)?);
+        }
         for site in listener.sites.sites() {
             let state = SiteState::build(site, listener.side, metrics, tls, previous)?;
+            if let Some(terminator) = &state.tls {
+                terminators.insert(Arc::as_ptr(&terminator.terms) as usize, Arc::clone(terminator));
+            }
             sites.insert(Arc::as_ptr(site) as usize, Arc::new(state));
         }
-        Ok(Self { sites, no_site: metrics.no_site(listener.side) })
+        Ok(Self { sites, terminators, no_site: metrics.no_site(listener.side) })
+    }
+
+    /// What ends TLS under terms of this listener.
+    #[must_use]
+    pub fn terminator(&self, terms: &Arc<Terms>) -> Option<Arc<Terminator>> {
+        self.terminators.get(&(Arc::as_ptr(terms) as usize)).cloned()
     }
 
     /// The site of a host name, as [`HostTable::get`].
@@ -177,6 +198,7 @@ impl SiteState {
         let balance = known.unwrap_or_else(|| Arc::new(Balance::new(upstream, &target, host)));
         Ok(Self {
             site: Arc::clone(site),
+            tls: site.tls.as_ref().map(Terminator::new).transpose()?,
             metrics: metrics.site(side, &site.name, site.rules().iter().map(|rule| &*rule.name)),
             target,
             balance,

@@ -1,3 +1,5 @@
-//! TLS where it ends in the relay: [`ca`] mints certificates for intercepted connections.
+//! TLS that ends in the relay: at its own listeners, and, inside CONNECT, in the place of destinations.
 
 pub mod ca;
+pub mod certificate;
+pub mod server;

@@ -3,7 +3,7 @@
 //! 1. [`tree`]: YAML with the place of every node;
 //! 2. [`structure`]: keys and types, against the schema that the raw types generate: every fault in one run;
 //! 3. [`raw`]: the file as people write it; [`units`]: times and sizes;
-//! 4. [`resolve`], [`outbound`]: names, selectors, patterns, files, and what they come to together;
+//! 4. [`resolve`], [`outbound`], [`tls`]: names, selectors, patterns, files, and what they come to together;
 //! 5. [`resolved`]: what the rest of the relay works with;
 //! 6. [`report`]: faults with file, line, column, cause and hint.
 
@@ -14,6 +14,7 @@ pub mod resolve;
 pub mod resolved;
 mod sites;
 mod structure;
+mod tls;
 mod tree;
 mod units;
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::raw::{self, At, TlsMin};
 use super::report::Place;
 use super::resolve::{Resolver, Url, Use, Written, empty};
-use super::resolved::{ClientIdentity, Connect, HostTable, Listener, Side, Site};
+use super::resolved::{ClientIdentity, Connect, HostTable, Listener, ListenerTls, Side, Site};
 use super::sites::{Rules, Shared};
 use crate::outbound::egress::{Egress, Network, Spelled, spelled};
 use crate::outbound::keys::ProxyKeys;
@@ -33,6 +33,7 @@ impl Resolver<'_> {
             let mut listener = empty(address.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))), Side::Outbound);
             listener.limits = limits.unwrap_or(listener.limits);
             listener.keys = self.keys(&raw.keys);
+            listener.tls = raw.tls.as_ref().and_then(|tls| self.proxy_tls(tls)).map(ListenerTls::Proxy);
             for destination in raw.destinations.iter().flat_map(At::get) {
                 self.destination(destination, &mut listener.sites);
             }
@@ -77,6 +78,7 @@ impl Resolver<'_> {
             name: host.clone(),
             hosts: vec![host.clone()],
             upstream,
+            tls: None,
             connect,
             ports,
             rules,
@@ -244,14 +246,8 @@ impl Resolver<'_> {
     pub(super) fn authority(&mut self, raw: &At<raw::Ca>) -> Option<Arc<Authority>> {
         let (certificate, key) = (raw.get().certificate.as_ref()?, raw.get().key.as_ref()?);
         let read = |resolver: &mut Self, at: &At<String>| {
-            let file = resolver.folder.join(at.get());
-            std::fs::read_to_string(&file)
-                .map_err(|error| {
-                    let hint = format!("looked for {}; `relay ca init` makes an authority", file.display());
-                    let cause = format!("the file `{}` cannot be read: {error}", at.get());
-                    resolver.report.error(at.place(), cause, Some(hint));
-                })
-                .ok()
+            let bytes = resolver.named_file(at, "; `relay ca init` makes an authority")?;
+            Some(String::from_utf8_lossy(&bytes).into_owned())
         };
         let texts = (read(self, certificate), read(self, key));
         let mode = std::fs::metadata(self.folder.join(key.get())).map(|file| file.permissions().mode());

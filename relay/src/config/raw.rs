@@ -13,6 +13,8 @@ use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 
 pub use super::tree::At;
 
+pub mod tls;
+
 use super::report::{Place, Report};
 use super::structure;
 use super::tree::{self, Node};
@@ -220,6 +222,8 @@ pub struct Inbound {
     /// `http://host:port` or `https://…`; several are balanced.
     #[schemars(required)]
     pub backend: Option<At<OneOrMany>>,
+    /// TLS ends here; plain HTTP is spoken when absent.
+    pub tls: Option<At<tls::SiteTls>>,
     /// PEM file of the only authorities that are trusted for https backends; the system's when absent.
     pub backend_ca: Option<At<String>>,
     /// The name that https backends prove by their certificates; the URL's when absent.
@@ -271,6 +275,8 @@ pub struct Outbound {
     /// any, only loopback is listened on.
     #[serde(default)]
     pub keys: Vec<At<String>>,
+    /// Clients reach the listener over TLS (an `https://` proxy); plain when absent.
+    pub tls: Option<At<tls::ProxyTls>>,
     /// The third parties that can be reached.
     #[schemars(required)]
     pub destinations: Option<At<Vec<At<Destination>>>>,

@@ -17,9 +17,10 @@ use super::raw::{self, At};
 use super::report::{Place, Report};
 use super::resolved::{
     Admin, Attestation, ClientIdentity, Config, Connect, ConnectionLimits, Engine, HealthCheck, HostTable, Listener,
-    LogFormat, MessageLimits, Server, Side, Site, Upstream, UpstreamTls,
+    LogFormat, MessageLimits, NamedFile, Server, Side, Site, Upstream, UpstreamTls,
 };
 use super::sites::{Rules, Shared, authorities};
+use super::tls::Sited;
 use super::units;
 use crate::outbound::egress::Egress;
 use crate::outbound::keys::ProxyKeys;
@@ -36,7 +37,8 @@ const TIME_MAX: Duration = Duration::from_secs(7 * 86_400);
 /// Resolves the whole file; `None` only where nothing sensible is left.
 pub(super) fn resolve(file: &At<raw::File>, folder: &Path, hash: [u8; 32], report: &mut Report) -> Option<Config> {
     let raw = file.get();
-    let mut resolver = Resolver { folder, report, ca: None, names_ca: raw.ca.is_some(), listening: Vec::new() };
+    let mut resolver =
+        Resolver { folder, report, ca: None, names_ca: raw.ca.is_some(), listening: Vec::new(), files: Vec::new() };
     let engine = raw.engine.as_ref().and_then(|engine| resolver.engine(engine));
     resolver.ca = raw.ca.as_ref().and_then(|ca| resolver.authority(ca));
     let inbound = resolver.inbound(&raw.inbound);
@@ -54,7 +56,8 @@ pub(super) fn resolve(file: &At<raw::File>, folder: &Path, hash: [u8; 32], repor
         raw::Log::Json => LogFormat::Json,
     };
     let ca = resolver.ca.take();
-    Some(Config { engine: engine?, inbound, outbound, ca, admin, log, threads, grace, hash })
+    let files = std::mem::take(&mut resolver.files);
+    Some(Config { engine: engine?, inbound, outbound, ca, admin, log, threads, grace, hash, files })
 }
 
 /// What listens on an address.
@@ -84,6 +87,8 @@ pub(super) struct Resolver<'a> {
     pub(super) names_ca: bool,
     /// Every address as written, what for, and where in the file.
     listening: Vec<(SocketAddr, Use, Place)>,
+    /// Files that were read with the rules.
+    pub(super) files: Vec<NamedFile>,
 }
 
 impl Resolver<'_> {
@@ -246,7 +251,7 @@ impl Resolver<'_> {
     }
 
     fn inbound(&mut self, raw: &[At<raw::Inbound>]) -> Vec<Listener> {
-        let mut listeners: BTreeMap<SocketAddr, (Listener, bool)> = BTreeMap::new();
+        let mut listeners: BTreeMap<SocketAddr, (Listener, bool, Vec<Sited>)> = BTreeMap::new();
         for entry in raw {
             let site = entry.get();
             let hosts: Vec<_> = site.hosts.iter().flat_map(At::get).filter_map(|h| self.host(h)).collect();
@@ -274,13 +279,17 @@ impl Resolver<'_> {
             };
             let rules = rules.resolve(&site.rules);
             let limits = self.limits(&site.limits);
+            let terms = site.tls.as_ref().map(|tls| self.site_tls(tls, &hosts));
             let connections = site.connections.as_ref().map(|c| (c.place(), self.connections(c.get())));
             let address = site.listen.as_ref().and_then(|text| self.address(text, Use::Inbound));
             let (Some(address), Some(upstream)) = (address, upstream) else { continue };
+            // What has a fault was told; the rest is checked as if it had none.
+            let (has_tls, terms) = (terms.is_some(), terms.flatten());
             let built = Shared::new(Site {
                 name: hosts.first().map_or_else(|| "-".into(), |(_, h)| h.clone()),
                 hosts: hosts.iter().map(|(_, h)| h.clone()).collect(),
                 upstream,
+                tls: terms.clone(),
                 connect: Connect::Refuse,
                 ports: Box::default(),
                 rules,
@@ -288,7 +297,11 @@ impl Resolver<'_> {
                 server_timing: site.server_timing,
                 underscore_headers: site.underscore_headers,
             });
-            let (listener, stated) = listeners.entry(address).or_insert_with(|| (empty(address, Side::Inbound), false));
+            let fresh = || (empty(address, Side::Inbound), false, Vec::new());
+            let (listener, stated, sited) = listeners.entry(address).or_insert_with(fresh);
+            if !has_tls || terms.is_some() {
+                sited.push(Sited { place: entry.place(), terms });
+            }
             if let Some((place, connections)) = connections {
                 if *stated && connections != listener.limits {
                     let hint = "the sites of one address share its connections";
@@ -307,7 +320,8 @@ impl Resolver<'_> {
         }
         listeners
             .into_values()
-            .map(|(mut listener, _)| {
+            .map(|(mut listener, _, sited)| {
+                self.listener_tls(&mut listener, &sited);
                 listener.sites.suffixes.sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.len()));
                 listener
             })
@@ -550,7 +564,8 @@ pub(super) struct Url {
 }
 
 pub(super) fn empty(listen: SocketAddr, side: Side) -> Listener {
-    Listener { listen, side, sites: HostTable::default(), keys: ProxyKeys::default(), limits: usual_connections() }
+    let (sites, keys, limits) = (HostTable::default(), ProxyKeys::default(), usual_connections());
+    Listener { listen, side, sites, keys, tls: None, limits }
 }
 
 fn usual_connections() -> ConnectionLimits {

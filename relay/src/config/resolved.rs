@@ -14,6 +14,7 @@ use crate::outbound::egress::Egress;
 use crate::outbound::keys::ProxyKeys;
 use crate::rules::route::{Rule, RuleSet};
 use crate::tls::ca::Authority;
+use crate::tls::server::Terms;
 
 /// A whole rules file that passed every check.
 #[derive(Debug)]
@@ -35,6 +36,17 @@ pub struct Config {
     /// Longest time that connections may take to finish when the relay drains.
     pub grace: Duration,
     /// SHA-256 of the file's bytes, for `/status` and the audit.
+    pub hash: [u8; 32],
+    /// Files that the rules name and that were read with them: a change of one reloads the rules.
+    pub files: Vec<NamedFile>,
+}
+
+/// A file as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// SHA-256 of its bytes.
     pub hash: [u8; 32],
 }
 
@@ -79,8 +91,24 @@ pub struct Listener {
     pub sites: HostTable,
     /// Who may use it; anybody when there are no keys.
     pub keys: ProxyKeys,
+    /// TLS; plain when absent.
+    pub tls: Option<ListenerTls>,
     /// Limits of the connections.
     pub limits: ConnectionLimits,
+}
+
+/// TLS of a listener.
+#[derive(Debug)]
+pub enum ListenerTls {
+    /// By the server name of a client's first message, as each site has it. Every site of the listener has TLS.
+    Sites {
+        /// For clients that say no name; they are turned away when absent.
+        unnamed: Option<Arc<Terms>>,
+        /// For clients that say a name that no site has; they are turned away when absent.
+        unknown: Option<Arc<Terms>>,
+    },
+    /// One for all clients.
+    Proxy(Arc<Terms>),
 }
 
 /// Which relay a listener belongs to.
@@ -144,6 +172,8 @@ pub struct Site {
     pub hosts: Vec<Box<str>>,
     /// Where its requests go.
     pub upstream: Upstream,
+    /// TLS that ends at its listener.
+    pub tls: Option<Arc<Terms>>,
     /// What becomes of CONNECT.
     pub connect: Connect,
     /// Ports for which CONNECT may ask.

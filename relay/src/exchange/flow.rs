@@ -30,6 +30,7 @@ use crate::rules::media::Shape;
 use crate::rules::plan::Plan;
 use crate::rules::route::{Direction, Route};
 use crate::state::{SiteState, State};
+use crate::tls::server::Session;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
@@ -44,6 +45,8 @@ pub struct Shared<'a> {
     pub edge: Edge,
     /// Who asks.
     pub client: &'a Client,
+    /// What TLS at the listener settled; `None` without it.
+    pub session: Option<&'a Session>,
     /// The connection's state.
     pub conversation: &'a Arc<Conversation>,
 }
@@ -170,6 +173,11 @@ impl<'a> Exchange<'a> {
     fn finish(&self, mut response: Response<DownBody>) -> Response<DownBody> {
         let head = response.headers_mut();
         head.insert(REQUEST_ID, self.id.clone());
+        if self.shared.session.is_some()
+            && let Some(hsts) = self.site.site.tls.as_ref().and_then(|terms| terms.hsts.clone())
+        {
+            head.insert(header::STRICT_TRANSPORT_SECURITY, hsts);
+        }
         if self.site.site.server_timing {
             let ms = |d: Duration| d.as_secs_f64() * 1000.0;
             let relay = self.started.elapsed().saturating_sub(self.engine_time).saturating_sub(self.upstream_time);
@@ -311,7 +319,9 @@ impl<'a> Exchange<'a> {
         head.headers.insert(REQUEST_ID, self.id.clone());
         if self.shared.edge == Edge::Inbound {
             let host = head.headers.get(header::HOST).cloned();
-            headers::forwarded(&mut head.headers, self.shared.client.0.as_ref(), host.as_ref());
+            let session = self.shared.session;
+            headers::forwarded(&mut head.headers, self.shared.client.0.as_ref(), session.is_some(), host.as_ref());
+            headers::client_certificate(&mut head.headers, session.and_then(|session| session.client.as_ref()));
         }
         if let Some(host) = &up.host {
             head.headers.insert(header::HOST, HeaderValue::from_str(host).map_err(|_| Failure::Internal)?);

@@ -142,7 +142,7 @@ pub fn has_no_body(method: &Method, status: StatusCode) -> bool {
 }
 
 /// Appends the client to `X-Forwarded-For`, and states scheme and host where no one did.
-pub fn forwarded(headers: &mut HeaderMap, client: Option<&HeaderValue>, host: Option<&HeaderValue>) {
+pub fn forwarded(headers: &mut HeaderMap, client: Option<&HeaderValue>, secure: bool, host: Option<&HeaderValue>) {
     const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
     const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
     const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -152,12 +152,26 @@ pub fn forwarded(headers: &mut HeaderMap, client: Option<&HeaderValue>, host: Op
         headers.insert(FOR, list);
     }
     if !headers.contains_key(&PROTO) {
-        headers.insert(PROTO, HeaderValue::from_static("http"));
+        headers.insert(PROTO, HeaderValue::from_static(if secure { "https" } else { "http" }));
     }
     if let Some(host) = host
         && !headers.contains_key(&HOST)
     {
         headers.insert(HOST, host.clone());
+    }
+}
+
+/// States the client's certificate (RFC 9440), and takes out whatever the client says of one: a backend believes these headers.
+pub fn client_certificate(headers: &mut HeaderMap, client: Option<&(HeaderValue, Option<HeaderValue>)>) {
+    const CERTIFICATE: HeaderName = HeaderName::from_static("client-cert");
+    const CHAIN: HeaderName = HeaderName::from_static("client-cert-chain");
+    headers.remove(&CERTIFICATE);
+    headers.remove(&CHAIN);
+    if let Some((certificate, chain)) = client {
+        headers.insert(CERTIFICATE, certificate.clone());
+        if let Some(chain) = chain {
+            headers.insert(CHAIN, chain.clone());
+        }
     }
 }
 

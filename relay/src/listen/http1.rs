@@ -33,6 +33,9 @@ impl Edge {
     ) {
         keep_pool_swept();
         let conversation = Conversation::new(limits);
+        if let Some(moment) = visit.first_head {
+            conversation.deadline.set_at(moment);
+        }
         let service = {
             let conversation = Arc::clone(&conversation);
             let (edge, visit) = (Arc::clone(self), Arc::clone(visit));

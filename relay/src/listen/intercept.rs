@@ -1,12 +1,10 @@
 //! TLS inside a CONNECT ends here.
 
-use std::future::poll_fn;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
-use std::task::Poll;
 
-use pingora_core::protocols::Stream;
 use pingora_core::server::ShutdownWatch;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 
 use super::Edge;
@@ -17,8 +15,21 @@ use crate::exchange::flow::Client;
 use crate::outbound::connect::Intercepted;
 
 impl Edge {
+    /// Goes on where a CONNECT was answered on a connection of this kind, if one was.
+    pub(super) async fn go_on<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        self: &Arc<Self>,
+        visit: &Visit,
+        limits: ConnectionLimits,
+        shutdown: ShutdownWatch,
+    ) {
+        if let Some(intercepted) = visit.intercepted() {
+            // Boxed: few connections come this far, and the others need no room for it.
+            Box::pin(self.intercept::<S>(intercepted, visit.client.clone(), limits, shutdown)).await;
+        }
+    }
+
     /// Ends TLS on a connection whose CONNECT was answered, and serves the requests that come through.
-    pub(super) async fn intercept(
+    async fn intercept<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         self: &Arc<Self>,
         intercepted: Intercepted,
         client: Client,
@@ -37,15 +48,10 @@ impl Edge {
                 }
             }
         };
-        let deadline = Deadline::new();
-        poll_fn(|cx| {
-            deadline.wake(cx);
-            Poll::Ready(())
-        })
-        .await;
+        let deadline = Deadline::of_this_task().await;
         deadline.set(limits.head_time);
         let accepted = deadline.bound(async {
-            let stream = Intercepted::stream::<Stream>(upgrade).await?;
+            let stream = Intercepted::stream::<S>(upgrade).await?;
             TlsAcceptor::from(config).accept(stream).await
         });
         let stream = match accepted.await {
@@ -58,7 +64,7 @@ impl Edge {
         };
         let misdirected = !target.is_server_name(stream.get_ref().1.server_name());
         let through = Through { target, misdirected, authenticated: AtomicBool::new(authenticated) };
-        let visit = Arc::new(Visit { client, through: Some(through), intercepted: Mutex::default() });
+        let visit = Visit::through(client, through);
         self.serve(stream, &visit, limits, shutdown).await;
     }
 }

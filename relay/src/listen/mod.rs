@@ -1,14 +1,16 @@
 //! One listening address: pingora accepts, the gate guards, hyper reads and writes HTTP, the exchange does the work.
 //!
 //! 1. [`clients`]: how many connections may be open;
-//! 2. [`http1`]: the messages of one connection; [`visit`]: what they share;
-//! 3. [`request`]: which site a request is for, and who answers it;
-//! 4. [`intercept`]: TLS inside a CONNECT, and the requests in it.
+//! 2. [`secure`]: TLS at the listener;
+//! 3. [`http1`]: the messages of one connection; [`visit`]: what they share;
+//! 4. [`request`]: which site a request is for, and who answers it;
+//! 5. [`intercept`]: TLS inside a CONNECT, and the requests in it.
 
 mod clients;
 mod http1;
 mod intercept;
 mod request;
+mod secure;
 mod visit;
 
 use std::net::SocketAddr;
@@ -74,17 +76,24 @@ impl ServerApp for Edge {
         let _open = self.metrics.connection(self.side);
         let client =
             session.get_socket_digest().and_then(|d| d.peer_addr().and_then(|a| a.as_inet().map(SocketAddr::ip)));
-        let limits = self.live.current().listener(self.address, self.side).map(|(config, _)| config.limits)?;
+        let (limits, is_tls) = {
+            let state = self.live.current();
+            let (config, _) = state.listener(self.address, self.side)?;
+            (config.limits, config.tls.is_some())
+        };
         let Some(_place) = self.clients.admit(client, &limits) else {
             tracing::debug!(listener = %self.address, "connection over the limit closed");
             return None;
         };
-        let visit = Visit::new(Client::new(client));
-        self.serve(session, &visit, limits, shutdown.clone()).await;
-        if let Some(intercepted) = visit.intercepted() {
-            // Boxed: few connections come this far, and the others need no room for it.
-            Box::pin(self.intercept(intercepted, visit.client.clone(), limits, shutdown.clone())).await;
+        let client = Client::new(client);
+        if is_tls {
+            // Boxed, so that a plain connection needs no room for it.
+            Box::pin(self.secure(session, client, limits, shutdown.clone())).await;
+            return None;
         }
+        let visit = Visit::new(client);
+        self.serve(session, &visit, limits, shutdown.clone()).await;
+        self.go_on::<Stream>(&visit, limits, shutdown.clone()).await;
         None
     }
 }

@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
 use super::Edge;
+use super::secure::may_reach;
 use super::visit::Visit;
 use crate::admit::Conversation;
 use crate::answer;
@@ -50,7 +51,7 @@ impl Edge {
                         let done = Done::new(Arc::clone(&conversation), REFUSAL);
                         return Response::new(DownBody::whole(bytes::Bytes::new(), done));
                     }
-                    Err(failure) => return self.refuse(&state, failure, id, conversation, started),
+                    Err(failure) => return self.refuse(&state, failure, id, &visit, conversation, started),
                 }
             }
             None => self.site(&state, &request, &visit),
@@ -62,11 +63,12 @@ impl Edge {
                     state: &state,
                     edge: self.side,
                     client: &visit.client,
+                    session: visit.session.as_deref(),
                     conversation: &conversation,
                 };
                 Exchange::new(shared, &site, target.as_deref(), id, started).run(request).await
             }
-            Err(failure) => self.refuse(&state, failure, id, conversation, started),
+            Err(failure) => self.refuse(&state, failure, id, &visit, conversation, started),
         }
     }
 
@@ -76,6 +78,7 @@ impl Edge {
         state: &State,
         failure: Failure,
         id: HeaderValue,
+        visit: &Visit,
         conversation: Arc<Conversation>,
         started: Instant,
     ) -> Response<DownBody> {
@@ -91,6 +94,12 @@ impl Edge {
         }
         let mut response = answer::problem(cause, &failure, text, None);
         response.headers_mut().insert("x-request-id", id);
+        // For the host that TLS was made for, never for another one that a request names.
+        if let Some(hsts) = visit.session.as_ref().and_then(|session| session.terms.hsts.clone())
+            && !matches!(failure, Failure::UnknownHost | Failure::ServerName)
+        {
+            response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, hsts);
+        }
         response.map(|body| DownBody::whole(body, done))
     }
 
@@ -137,7 +146,12 @@ impl Edge {
         let (config, listener) = state.listener(self.address, self.side).ok_or(Failure::UnknownHost)?;
         let host = request.headers().get(header::HOST).and_then(|h| h.to_str().ok()).ok_or(Failure::UnknownHost)?;
         match self.side {
-            Side::Inbound => inbound::site(config, listener, host).map(|site| (site, None)),
+            Side::Inbound => {
+                let site = inbound::site(config, listener, host)?;
+                let session = visit.session.as_deref();
+                let named = session.and_then(|session| listener.site(&config.sites, session.name.as_deref()?));
+                if may_reach(session, named, &site) { Ok((site, None)) } else { Err(Failure::ServerName) }
+            }
             Side::Outbound if visit.through.is_some() || !config.keys.is_empty() => {
                 let proof = config.keys.check(request.headers());
                 let Some(through) = &visit.through else {

@@ -1,4 +1,4 @@
-//! Watches the folders of a file, so that a replaced file is noticed as well as a changed one.
+//! Watches the folders of files, so that a replaced file is noticed as well as a changed one.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ pub(super) struct Folders {
 }
 
 impl Folders {
-    pub(super) fn new(file: &Path) -> Self {
+    pub(super) fn new(files: &[PathBuf]) -> Self {
         // One waiting change stands for any number of them.
         let (change, changes) = mpsc::channel(1);
         let sender = change.clone();
@@ -36,7 +36,7 @@ impl Folders {
             .inspect_err(|error| tracing::warn!(%error, "file changes cannot be watched; SIGHUP reloads the rules"))
             .ok();
         let mut folders = Self { watcher, watched: BTreeSet::new(), change, changes };
-        folders.watch(file);
+        folders.watch(files);
         folders
     }
 
@@ -45,15 +45,15 @@ impl Folders {
         let _ = self.change.try_send(());
     }
 
-    /// Watches the file's folder and the one its link leads to now.
-    pub(super) fn watch(&mut self, file: &Path) {
+    /// Watches the files' folders and those that their links lead to now.
+    pub(super) fn watch(&mut self, files: &[PathBuf]) {
         let Some(watcher) = &mut self.watcher else { return };
-        let target = file.canonicalize().ok();
-        let wanted: BTreeSet<PathBuf> = [Some(file), target.as_deref()]
-            .into_iter()
+        let wanted: BTreeSet<PathBuf> = files
+            .iter()
+            .flat_map(|file| [Some(file.clone()), file.canonicalize().ok()])
             .flatten()
-            .filter_map(|path| path.parent())
-            .map(|folder| if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder.to_owned() })
+            .filter_map(|path| path.parent().map(Path::to_owned))
+            .map(|folder| if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder })
             .collect();
         // A folder that was deleted has lost its watch, also when another of its name is there now: only those that stay are kept.
         for gone in self.watched.difference(&wanted) {
@@ -111,7 +111,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("relay.yaml");
         fs::write(&file, "1").unwrap();
-        let mut folders = Folders::new(&file);
+        let mut folders = Folders::new(std::slice::from_ref(&file));
         fs::write(&file, "2").unwrap();
         noticed(&mut folders, "a write").await;
     }
@@ -121,13 +121,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("relay.yaml");
         fs::write(&file, "1").unwrap();
-        let mut folders = Folders::new(&file);
+        let mut folders = Folders::new(std::slice::from_ref(&file));
         for text in ["2", "3"] {
             let new = folder.path().join("new");
             fs::write(&new, text).unwrap();
             fs::rename(&new, &file).unwrap();
             noticed(&mut folders, "a rename").await;
-            folders.watch(&file);
+            folders.watch(std::slice::from_ref(&file));
         }
     }
 
@@ -143,11 +143,11 @@ mod tests {
         fs::create_dir(&own).unwrap();
         let file = own.join("relay.yaml");
         symlink(one.join("relay.yaml"), &file).unwrap();
-        let mut folders = Folders::new(&file);
+        let mut folders = Folders::new(std::slice::from_ref(&file));
         symlink(two.join("relay.yaml"), own.join("next")).unwrap();
         fs::rename(own.join("next"), &file).unwrap();
         noticed(&mut folders, "a moved link").await;
-        folders.watch(&file);
+        folders.watch(std::slice::from_ref(&file));
         fs::write(two.join("relay.yaml"), "2").unwrap();
         noticed(&mut folders, "a change behind the link").await;
     }

@@ -1,0 +1,123 @@
+//! TLS at a listener: the first message chooses the site, the rest of the handshake is held to that site's terms.
+
+use std::io;
+use std::sync::Arc;
+
+use pingora_core::protocols::Stream;
+use pingora_core::server::ShutdownWatch;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::rustls::server::Acceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::Edge;
+use super::visit::Visit;
+use crate::config::resolved::{ConnectionLimits, ListenerTls};
+use crate::deadline::{Deadline, Moment};
+use crate::exchange::flow::Client;
+use crate::metrics::Handshake;
+use crate::rules::host::normal_host;
+use crate::state::{SiteState, State};
+use crate::tls::server::{NO_CERTIFICATE, Session, Terminator, UNRECOGNIZED_NAME, client_headers};
+
+impl Edge {
+    /// Ends TLS on a fresh connection, and serves what comes through. The handshake and the first request's head share one deadline.
+    pub(super) async fn secure(
+        self: &Arc<Self>,
+        stream: Stream,
+        client: Client,
+        limits: ConnectionLimits,
+        shutdown: ShutdownWatch,
+    ) {
+        let first_head = Moment::after(limits.head_time);
+        let deadline = Deadline::of_this_task().await;
+        deadline.set_at(first_head);
+        // Boxed: what a handshake needs is not kept by a connection that idles.
+        let accepted = Box::pin(deadline.bound(self.handshake(stream))).await;
+        drop(deadline);
+        let (ended, accepted) = match accepted {
+            Some(Ok(Accepted::Served(stream, session))) => (Handshake::Done, Some((stream, session))),
+            Some(Ok(Accepted::Refused)) => (Handshake::NoSite, None),
+            Some(Err(error)) => {
+                tracing::debug!(listener = %self.address, %error, "TLS handshake");
+                (Handshake::Failed, None)
+            }
+            None => (Handshake::Late, None),
+        };
+        self.metrics.handshake(self.side, ended);
+        let Some((stream, session)) = accepted else { return };
+        let visit = Visit::secured(client, session, first_head);
+        Box::pin(self.serve(stream, &visit, limits, shutdown.clone())).await;
+        self.go_on::<TlsStream<Stream>>(&visit, limits, shutdown).await;
+    }
+
+    async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> io::Result<Accepted<S>> {
+        let mut start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        let (terminator, name) = {
+            let state = self.live.current();
+            let hello = start.client_hello();
+            match self.terminator(&state, hello.server_name()) {
+                Ok(found) => found,
+                Err(alert) => {
+                    // Whether it gets there changes nothing.
+                    let _ = start.io.write_all(&alert).await;
+                    let _ = start.io.shutdown().await;
+                    return Ok(Accepted::Refused);
+                }
+            }
+        };
+        let stream = start.into_stream(Arc::clone(&terminator.config)).await?;
+        let client = match stream.get_ref().1.peer_certificates() {
+            Some(chain) if terminator.terms.tells_certificate => client_headers(chain),
+            _ => None,
+        };
+        let session = Session { terms: Arc::clone(&terminator.terms), name, client };
+        Ok(Accepted::Served(stream, Arc::new(session)))
+    }
+
+    /// Whose terms hold for a client that says this server name, and the name as the host table has it; else the alert that says why nobody's do.
+    fn terminator(&self, state: &State, said: Option<&str>) -> Result<(Arc<Terminator>, Option<Box<str>>), [u8; 7]> {
+        let (config, listener) = state.listener(self.address, self.side).ok_or(UNRECOGNIZED_NAME)?;
+        let by_name = |name: &str| Some(listener.site(&config.sites, name)?.tls.clone());
+        let (terms, found, name) = match &config.tls {
+            None => return Err(UNRECOGNIZED_NAME),
+            Some(ListenerTls::Proxy(terms)) => (Some(terms), None, None),
+            Some(ListenerTls::Sites { unnamed, unknown }) => match said {
+                None => (unnamed.as_ref(), None, None),
+                Some(said) => {
+                    let name = normal_host(said).ok_or(UNRECOGNIZED_NAME)?;
+                    match by_name(&name) {
+                        Some(found) => (None, Some(found), Some(Box::from(&*name))),
+                        None => (unknown.as_ref(), None, None),
+                    }
+                }
+            },
+        };
+        let found = match (found, terms) {
+            (Some(found), _) => found,
+            (None, Some(terms)) => listener.terminator(terms),
+            (None, None) => return Err(UNRECOGNIZED_NAME),
+        };
+        found.map(|found| (found, name)).ok_or(NO_CERTIFICATE)
+    }
+}
+
+enum Accepted<S> {
+    Served(TlsStream<S>, Arc<Session>),
+    /// An alert was sent.
+    Refused,
+}
+
+/// Whether a request that came over this connection may reach the site. The connection is held against the rules in force now: they may have
+/// changed since it was made.
+pub(super) fn may_reach(session: Option<&Session>, named: Option<&Arc<SiteState>>, site: &Arc<SiteState>) -> bool {
+    match (session, &site.site.tls) {
+        (None, None) => true,
+        (Some(session), Some(terms)) => {
+            session.terms.admit_as(terms)
+                && (named.is_some_and(|named| Arc::ptr_eq(named, site)) || session.terms.shares_certificate(terms))
+        }
+        // The listener has changed its mind about TLS since.
+        _ => false,
+    }
+}
