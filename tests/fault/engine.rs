@@ -15,7 +15,7 @@ use e3_tests::port;
 use e3_tests::process::Program;
 use e3_tests::stack::{Engine, Relay, endpoint, folder};
 use e3_wire::{Refusal, RequestRefusal};
-use proxied::Through;
+use proxied::{TestCa, Through};
 
 const HOST: &str = "api.shop.example";
 const CARD: &str = r#"{"card":{"number":"4111111111111111","cvc":"737"},"kept":1.10}"#;
@@ -27,14 +27,17 @@ struct Stack {
     _relay: Relay,
     backend: Backend,
     inbound: SocketAddr,
+    secure: SocketAddr,
     outbound: SocketAddr,
     ca: PathBuf,
+    site_ca: PathBuf,
     _folder: tempfile::TempDir,
 }
 
 impl Stack {
     fn start(endpoint: &str, backend: Backend) -> Self {
-        let (folder, inbound, outbound) = (folder(), port::free(), port::free());
+        let (folder, inbound, secure, outbound) = (folder(), port::free(), port::free(), port::free());
+        let tls = TestCa::new().site(folder.path(), HOST);
         let (ca, key) = (folder.path().join("ca.pem"), folder.path().join("ca.key"));
         let made = Program::Relay.output([
             "ca".as_ref(),
@@ -45,12 +48,8 @@ impl Stack {
             key.as_os_str(),
         ]);
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let rules = format!(
-            r#"engine: {{endpoints: ["{endpoint}"], app: shop, timeout: 300ms, development: true}}
-ca: {{certificate: {ca}, key: {key}}}
-inbound:
-  - listen: {inbound}
-    hosts: [{HOST}]
+        let site = format!(
+            r#"    hosts: [{HOST}]
     backend: http://{backend}
     rules:
       - match: {{methods: [POST], path: /v1/**}}
@@ -58,7 +57,17 @@ inbound:
           seal:
             - {{select: $.card.number, role: card-number}}
             - {{select: "$..cvc", role: card-cvc, tokens: keep}}
-outbound:
+"#,
+            backend = backend.address(),
+        );
+        let rules = format!(
+            r#"engine: {{endpoints: ["{endpoint}"], app: shop, timeout: 300ms, development: true}}
+ca: {{certificate: {ca}, key: {key}}}
+inbound:
+  - listen: {inbound}
+{site}  - listen: {secure}
+    tls: {{{tls}}}
+{site}outbound:
   - listen: {outbound}
     destinations:
       - host: api.pay.example
@@ -73,7 +82,8 @@ outbound:
             key = key.display(),
         );
         let relay = Relay::start(folder.path(), "relay", &rules);
-        Self { _relay: relay, backend, inbound, outbound, ca, _folder: folder }
+        let site_ca = folder.path().join("site-ca.pem");
+        Self { _relay: relay, backend, inbound, secure, outbound, ca, site_ca, _folder: folder }
     }
 
     fn order(&self, body: &str) -> e3_tests::client::Answer {
@@ -84,6 +94,8 @@ outbound:
 /// How a message comes to the relay.
 enum Way {
     Plain(SocketAddr),
+    /// In TLS that ends at the inbound listener.
+    Tls,
     /// Through CONNECT to the outbound listener, in TLS that ends in the relay.
     Connect,
 }
@@ -97,15 +109,20 @@ fn nothing_leaves(behaviour: Behaviour, status: u16, codes: &[&str]) {
     let sent = [
         (Way::Plain(stack.inbound), json_request("POST", "/v1/orders", HOST, CARD)),
         (Way::Plain(stack.outbound), json_request("POST", "/charges/1", pay, &charge)),
+        (Way::Tls, json_request("POST", "/v1/orders", HOST, CARD)),
         (Way::Connect, json_request("POST", "/charges/1", pay, &charge)),
     ];
     for (way, request) in sent {
-        let mut through = matches!(way, Way::Connect).then(|| Through::open(stack.outbound, &stack.ca, pay));
+        let mut through = match way {
+            Way::Plain(_) => None,
+            Way::Tls => Some(Through::direct(stack.secure, &stack.site_ca, HOST)),
+            Way::Connect => Some(Through::open(stack.outbound, &stack.ca, pay)),
+        };
         let started = Instant::now();
         let answer = match (way, &mut through) {
             (Way::Plain(address), _) => once(address, &request),
-            (Way::Connect, Some(through)) => through.ask(&request).expect("an answer"),
-            (Way::Connect, None) => unreachable!("opened just now"),
+            (_, Some(through)) => through.ask(&request).expect("an answer"),
+            (_, None) => unreachable!("opened just now"),
         };
         assert!(started.elapsed() < DEADLINE, "{behaviour:?}: answered after {:?}", started.elapsed());
         assert_eq!(answer.status, status, "{behaviour:?}: {}", answer.text());

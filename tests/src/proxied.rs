@@ -1,7 +1,8 @@
-//! A client that goes through CONNECT, and servers that speak TLS. Included by the tests that need them: the harness itself has no TLS.
+//! Clients that speak TLS, straight and through CONNECT, servers that do, and what they need of certificates. Included by the tests that need them: the harness itself has no TLS.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -51,7 +52,7 @@ pub fn client_config(ca: &Path) -> Arc<ClientConfig> {
     Arc::new(builder.expect("versions").with_root_certificates(roots).with_no_client_auth())
 }
 
-/// A TLS connection inside CONNECT.
+/// A TLS connection to a listener, or inside CONNECT.
 pub struct Through {
     stream: StreamOwned<ClientConnection, TcpStream>,
     unread: Vec<u8>,
@@ -74,6 +75,19 @@ impl Through {
         let (status, head, stream) = connect(proxy, &connect_request(&format!("{host}:443"), ""));
         assert_eq!(status, 200, "{head}");
         Self::start(stream, client_config(ca), host).expect("TLS inside CONNECT")
+    }
+
+    /// TLS straight to a listener of this host.
+    pub fn direct(listener: SocketAddr, ca: &Path, host: &str) -> Self {
+        let stream = TcpStream::connect(listener).expect("the listener listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        Self::start(stream, client_config(ca), host).expect("TLS to the listener")
+    }
+
+    /// The certificate that the server showed, in DER.
+    pub fn shown(&self) -> Vec<u8> {
+        let chain = self.stream.conn.peer_certificates().expect("a certificate was shown");
+        chain.first().expect("a certificate").to_vec()
     }
 
     /// Sends a request and reads its answer.
@@ -113,6 +127,29 @@ impl TestCa {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         change(&mut params);
         (params.signed_by(&key, &self.issuer).expect("a leaf").pem(), key.serialize_pem())
+    }
+}
+
+impl TestCa {
+    /// Writes `NAME.pem` and `NAME.key` for a site into the folder, and the authority to `site-ca.pem`: what stands behind `tls:` in the rules.
+    pub fn site(&self, folder: &Path, name: &str) -> String {
+        self.site_with(folder, name, |_| ())
+    }
+
+    /// The same; `change` may spoil the certificate.
+    pub fn site_with(&self, folder: &Path, name: &str, change: impl FnOnce(&mut CertificateParams)) -> String {
+        let (certificate, key) = self.leaf(name, change);
+        let file = |end: &str| folder.join(format!("{}.{end}", name.replace('*', "any")));
+        // Written beside and renamed, as whoever renews certificates does; the key first, since it is of use to nobody alone.
+        for (path, text) in
+            [(file("key"), key), (file("pem"), certificate), (folder.join("site-ca.pem"), self.pem.clone())]
+        {
+            let new = path.with_extension("new");
+            std::fs::write(&new, text).expect("a file is written");
+            std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600)).expect("permissions");
+            std::fs::rename(&new, &path).expect("a file is replaced");
+        }
+        format!("certificate: {}, key: {}", file("pem").display(), file("key").display())
     }
 }
 
