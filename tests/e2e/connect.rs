@@ -1,6 +1,7 @@
 //! The outbound relay as an HTTPS proxy: CONNECT, interception, tunnels, keys, and TLS towards the upstreams, with real sockets and real clients.
 
 #[path = "../src/proxied.rs"]
+#[allow(dead_code, reason = "what listeners with TLS need is for other tests")]
 mod proxied;
 
 use std::fs;

@@ -167,7 +167,7 @@ fn versions_older_than_a_site_wants_are_refused() {
         arguments.extend(old.iter().filter(|_| matches!(version, "-tls1" | "-tls1_1")));
         let seen = edge.s_client(&arguments, &request(host));
         assert_eq!(text(&seen.stdout).starts_with("HTTP/1.1 200"), good, "{host} {version}: {}", text(&seen.stderr));
-        assert!(good || text(&seen.stderr).contains("protocol version"), "{version}: {}", text(&seen.stderr));
+        assert!(good || text(&seen.stderr).contains("alert"), "{version}: {}", text(&seen.stderr));
     }
 }
 
@@ -332,8 +332,7 @@ fn plaintext_and_slow_handshakes_get_nothing_through() {
         let mut rest = Vec::new();
         assert_eq!(stream.read_to_end(&mut rest).unwrap_or(0), 0, "{rest:?}");
     }
-    let late = idle.ask(b"").unwrap();
-    assert_eq!(late.status, 408);
+    assert!(idle.ask(b"").is_err(), "closed without a word");
     assert!(started.elapsed() < Duration::from_secs(20), "closed after {:?}", started.elapsed());
     assert_eq!(edge.handshakes("late"), 2.0);
     let mut plain = Connection::open(edge.address);

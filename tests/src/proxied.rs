@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use e3_tests::PATIENCE;
 use e3_tests::client::{Answer, header, read_body, read_head};
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
@@ -115,6 +115,8 @@ impl TestCa {
     pub fn new() -> Self {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::default();
+        // A name of its own: some clients take a leaf whose issuer has its name for one that signed itself.
+        params.distinguished_name.push(DnType::CommonName, "An authority of a test");
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         let pem = params.self_signed(&key).expect("an authority").pem();
         Self { issuer: Issuer::new(params, key), pem }

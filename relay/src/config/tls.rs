@@ -119,11 +119,6 @@ impl Resolver<'_> {
     /// A certificate with its key, from their files.
     fn certificate(&mut self, certificate: &At<String>, key: &At<String>) -> Option<Source> {
         let texts = (self.named_file(certificate, ""), self.named_file(key, ""));
-        let mode = std::fs::metadata(self.folder.join(key.get())).map(|file| file.permissions().mode());
-        if mode.is_ok_and(|mode| mode & 0o007 != 0) {
-            let hint = format!("chmod 600 {}; its group may read it, others may not", key.get());
-            self.report.error(key.place(), "others may read the certificate's key", Some(hint));
-        }
         let read = match Certificate::read(&texts.0?, &texts.1?) {
             Ok(read) => read,
             Err(fault) => {
@@ -132,6 +127,11 @@ impl Resolver<'_> {
                 return None;
             }
         };
+        let mode = std::fs::metadata(self.folder.join(key.get())).map(|file| file.permissions().mode());
+        if mode.is_ok_and(|mode| mode & 0o007 != 0) {
+            let hint = format!("chmod 600 {}; its group may read it, others may not", key.get());
+            self.report.error(key.place(), "others may read the certificate's key", Some(hint));
+        }
         let now = SystemTime::now();
         let told = if now >= read.not_after {
             Some("has expired: clients turn away")

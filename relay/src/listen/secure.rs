@@ -36,8 +36,8 @@ impl Edge {
         let accepted = Box::pin(deadline.bound(self.handshake(stream))).await;
         drop(deadline);
         let (ended, accepted) = match accepted {
-            Some(Ok(Accepted::Served(stream, session))) => (Handshake::Done, Some((stream, session))),
-            Some(Ok(Accepted::Refused)) => (Handshake::NoSite, None),
+            Some(Ok(Some(accepted))) => (Handshake::Done, Some(accepted)),
+            Some(Ok(None)) => (Handshake::NoSite, None),
             Some(Err(error)) => {
                 tracing::debug!(listener = %self.address, %error, "TLS handshake");
                 (Handshake::Failed, None)
@@ -51,9 +51,13 @@ impl Edge {
         self.go_on::<TlsStream<Stream>>(&visit, limits, shutdown).await;
     }
 
-    async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> io::Result<Accepted<S>> {
+    /// `None` where an alert was sent because no site is meant.
+    async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        stream: S,
+    ) -> io::Result<Option<(TlsStream<S>, Arc<Session>)>> {
         let mut start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
-        let (terminator, name) = {
+        let Chosen { terminator, name } = {
             let state = self.live.current();
             let hello = start.client_hello();
             match self.terminator(&state, hello.server_name()) {
@@ -62,7 +66,7 @@ impl Edge {
                     // Whether it gets there changes nothing.
                     let _ = start.io.write_all(&alert).await;
                     let _ = start.io.shutdown().await;
-                    return Ok(Accepted::Refused);
+                    return Ok(None);
                 }
             }
         };
@@ -72,11 +76,11 @@ impl Edge {
             _ => None,
         };
         let session = Session { terms: Arc::clone(&terminator.terms), name, client };
-        Ok(Accepted::Served(stream, Arc::new(session)))
+        Ok(Some((stream, Arc::new(session))))
     }
 
     /// Whose terms hold for a client that says this server name, and the name as the host table has it; else the alert that says why nobody's do.
-    fn terminator(&self, state: &State, said: Option<&str>) -> Result<(Arc<Terminator>, Option<Box<str>>), [u8; 7]> {
+    fn terminator(&self, state: &State, said: Option<&str>) -> Result<Chosen, [u8; 7]> {
         let (config, listener) = state.listener(self.address, self.side).ok_or(UNRECOGNIZED_NAME)?;
         let by_name = |name: &str| Some(listener.site(&config.sites, name)?.tls.clone());
         let (terms, found, name) = match &config.tls {
@@ -98,14 +102,15 @@ impl Edge {
             (None, Some(terms)) => listener.terminator(terms),
             (None, None) => return Err(UNRECOGNIZED_NAME),
         };
-        found.map(|found| (found, name)).ok_or(NO_CERTIFICATE)
+        found.map(|terminator| Chosen { terminator, name }).ok_or(NO_CERTIFICATE)
     }
 }
 
-enum Accepted<S> {
-    Served(TlsStream<S>, Arc<Session>),
-    /// An alert was sent.
-    Refused,
+/// What a client's first message comes to.
+struct Chosen {
+    terminator: Arc<Terminator>,
+    /// The server name as the host table has it.
+    name: Option<Box<str>>,
 }
 
 /// Whether a request that came over this connection may reach the site. The connection is held against the rules in force now: they may have

@@ -1,0 +1,188 @@
+//! What the rules file says of TLS at listeners, held against the certificates, keys and authorities that it names.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use relay::config::report::Severity;
+use relay::config::{self, Report};
+
+/// A folder with certificates that are good, and some that are not.
+fn files() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str, mode: u32| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let authority = |name: &str| {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).unwrap().pem();
+        (Issuer::new(params, key), pem)
+    };
+    let ((one, ca), (_, other)) = (authority("one"), authority("other"));
+    let leaf = |names: &[&str], days: (i64, i64)| {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>()).unwrap();
+        let day = |n: i64| {
+            let time = Duration::from_secs(n.unsigned_abs() * 86_400);
+            if n < 0 { SystemTime::now() - time } else { SystemTime::now() + time }
+        };
+        (params.not_before, params.not_after) = (day(days.0).into(), day(days.1).into());
+        (params.signed_by(&key, &one).unwrap().pem(), key.serialize_pem())
+    };
+    let good = leaf(&["a.example", "*.b.example"], (-1, 90));
+    write("a.pem", &format!("{}{ca}", good.0), 0o644);
+    write("a.key", &good.1, 0o600);
+    write("group.key", &good.1, 0o640);
+    write("open.key", &good.1, 0o644);
+    write("reversed.pem", &format!("{ca}{}", good.0), 0o644);
+    write("foreign.pem", &format!("{}{other}", good.0), 0o644);
+    write("other.key", &leaf(&["a.example"], (-1, 90)).1, 0o600);
+    let timed = |name: &str, days: (i64, i64)| {
+        let (pem, key) = leaf(&["a.example"], days);
+        write(&format!("{name}.pem"), &pem, 0o644);
+        write(&format!("{name}.key"), &key, 0o600);
+    };
+    timed("expired", (-90, -1));
+    timed("early", (1, 90));
+    timed("soon", (-80, 10));
+    write("ca.pem", &ca, 0o644);
+    write("empty.pem", "nothing\n", 0o644);
+    folder
+}
+
+fn check(folder: &Path, text: &str) -> Report {
+    match config::check(&folder.join("relay.yaml"), text) {
+        Ok(checked) => checked.warnings,
+        Err(report) => report,
+    }
+}
+
+fn engine() -> &'static str {
+    "engine: {endpoints: [\"unix:///run/e3.sock\"], app: shop, development: true}\n"
+}
+
+fn site(host: &str, tls: &str) -> String {
+    format!("  - listen: 127.0.0.1:8443\n    hosts: [{host}]\n    backend: http://127.0.0.1:9\n    {tls}\n")
+}
+
+fn inbound(tls: &str) -> String {
+    format!("{}inbound:\n{}", engine(), site("a.example", tls))
+}
+
+/// The mark `«` stands in front of what the one fault points at.
+fn one_fault(folder: &Path, severity: Severity, marked: &str, cause: &str) {
+    let before = marked.split('«').next().unwrap();
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+    let report = check(folder, &marked.replace('«', ""));
+    let faults: Vec<_> = report.faults().iter().filter(|f| f.severity != Severity::Note).collect();
+    assert_eq!(faults.len(), 1, "one fault in\n{marked}\n{report}");
+    assert_eq!((faults[0].place.line, faults[0].place.column), (line, column), "{marked}\n{report}");
+    assert_eq!(faults[0].severity, severity, "{marked}\n{report}");
+    assert!(faults[0].cause.contains(cause), "`{cause}` is not said of\n{marked}\n{report}");
+}
+
+#[test]
+fn every_fault_of_a_certificate_is_told_at_its_place() {
+    let folder = files();
+    for (tls, cause) in [
+        ("tls: «{}", "without a certificate"),
+        ("tls: {certificate: «a.pem}", "other half"),
+        ("tls: {key: «a.key}", "other half"),
+        ("tls: {certificate: «none.pem, key: a.key}", "cannot be read"),
+        ("tls: {certificate: a.pem, key: «none.key}", "cannot be read"),
+        ("tls: {certificate: «empty.pem, key: a.key}", "no certificate in PEM"),
+        ("tls: {certificate: a.pem, key: «ca.pem}", "no private key"),
+        ("tls: {certificate: a.pem, key: «other.key}", "key of another certificate"),
+        ("tls: {certificate: a.pem, key: «open.key}", "others may read"),
+        ("tls: {certificate: «reversed.pem, key: a.key}", "an authority's"),
+        ("tls: {certificate: «foreign.pem, key: a.key}", "was not issued by"),
+        ("tls: {certificate: a.pem, key: a.key, min: «\"1.1\"}", "one of 1.2, 1.3"),
+        ("tls: {certificate: a.pem, key: a.key, client_ca: «none.pem}", "cannot be read"),
+        ("tls: {certificate: a.pem, key: a.key, client_ca: «empty.pem}", "holds no certificate"),
+        ("tls: {certificate: a.pem, key: a.key, client_certificate: «require}", "no client certificate could verify"),
+        (
+            "tls: {certificate: a.pem, key: a.key, client_ca: ca.pem, client_certificate: «always}",
+            "one of require, request",
+        ),
+        ("tls: {certificate: a.pem, key: a.key, client_certificate_header: «true}", "is ever verified"),
+        ("tls: {certificate: a.pem, key: a.key, hsts: «{}}", "`max_age` is missing"),
+        ("tls: {certificate: a.pem, key: a.key, hsts: {max_age: «forever}}", "is no time"),
+        ("tls: {certificate: a.pem, key: a.key, hsts: {max_age: 365d, preload: «true}}", "lists would not take"),
+        (
+            "tls: {certificate: a.pem, key: a.key, hsts: {max_age: 30d, include_subdomains: true, preload: «true}}",
+            "lists would not take",
+        ),
+    ] {
+        one_fault(folder.path(), Severity::Error, &inbound(tls), cause);
+    }
+    let good = "tls: {certificate: a.pem, key: a.key}";
+    for host in ["«c.example", "«x.a.example", "«x.y.b.example", "«\"*.a.example\"", "«127.0.0.1"] {
+        let marked = inbound(good).replace("[a.example]", &format!("[a.example, {host}]"));
+        one_fault(folder.path(), Severity::Error, &marked, "is not for");
+    }
+    for (name, cause) in [("expired", "has expired"), ("early", "not valid yet"), ("soon", "within 14 days")] {
+        let marked = inbound(&format!("tls: {{certificate: «{name}.pem, key: {name}.key}}"));
+        one_fault(folder.path(), Severity::Warning, &marked, cause);
+    }
+    for (host, tls) in [
+        ("a.example", good),
+        ("\"*.b.example\"", good),
+        (
+            "x.b.example",
+            "tls: {certificate: a.pem, key: group.key, min: \"1.3\", client_ca: ca.pem, client_certificate: request}",
+        ),
+        (
+            "a.example",
+            "tls: {certificate: a.pem, key: a.key, hsts: {max_age: 365d, include_subdomains: true, preload: true}}",
+        ),
+    ] {
+        let text = format!("{}inbound:\n{}", engine(), site(host, tls));
+        let report = check(folder.path(), &text);
+        assert_eq!(report.faults().iter().filter(|f| f.severity != Severity::Note).count(), 0, "{report}");
+    }
+}
+
+#[test]
+fn all_sites_of_an_address_have_tls_or_none() {
+    let folder = files();
+    let good = "tls: {certificate: a.pem, key: a.key}";
+    let default = "tls: {certificate: a.pem, key: a.key, default: true}";
+    let both =
+        |one: &str, two: &str| format!("{}inbound:\n{}{}", engine(), site("a.example", one), site("x.b.example", two));
+    let second = |text: String| {
+        let at = text.rfind("- listen").unwrap();
+        format!("{}- «{}", &text[..at], &text[at + 2..])
+    };
+    one_fault(folder.path(), Severity::Error, &second(both(good, "fold_case: false")), "this site has no TLS");
+    one_fault(folder.path(), Severity::Error, &second(both(default, default)), "another default site");
+    assert!(!check(folder.path(), &both(good, default)).has_errors());
+}
+
+#[test]
+fn an_outbound_listener_has_a_certificate_of_its_own() {
+    let folder = files();
+    let outbound = |tls: &str| {
+        format!(
+            "{}outbound:\n  - listen: 127.0.0.1:8081\n    tls: {tls}\n    destinations: [{{host: a.example}}]\n",
+            engine()
+        )
+    };
+    one_fault(folder.path(), Severity::Error, &outbound("«{certificate: a.pem}"), "`key` is missing");
+    one_fault(
+        folder.path(),
+        Severity::Error,
+        &outbound("{certificate: a.pem, key: «other.key}"),
+        "another certificate",
+    );
+    assert!(!check(folder.path(), &outbound("{certificate: a.pem, key: a.key}")).has_errors());
+}
