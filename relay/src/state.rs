@@ -186,7 +186,9 @@ impl SiteState {
         let target = Target {
             key: PoolKey::intern(&site.name, upstream.tls.as_ref()),
             tls: upstream.tls.as_ref().map(|t| tls.get(t)).transpose()?,
-            idle_max: upstream.pool_idle,
+            proxy_protocol: upstream.proxy_protocol,
+            // One client's connection is never lent to another.
+            idle_max: if upstream.proxy_protocol.is_some() { 0 } else { upstream.pool_idle },
             idle_time: upstream.pool_idle_timeout,
         };
         // A pattern is no host that a server could be asked for.

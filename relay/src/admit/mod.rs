@@ -7,11 +7,14 @@
 //! 2. [`chunked`]: the grammar of a chunked body;
 //! 3. [`gate`]: the byte stream that lets pass what the two accept, and marks what they refuse;
 //! 4. [`conversation`]: what gate, handlers and the connection's task tell each other.
+//!
+//! [`proxy_protocol`] stands before all of it: who opened the connection, where a balancer says so.
 
 pub mod chunked;
 pub mod conversation;
 pub mod gate;
 pub mod head;
+pub mod proxy_protocol;
 
 pub use conversation::Conversation;
 pub use gate::Gate;

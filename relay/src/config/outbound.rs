@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::raw::{self, At, TlsMin};
 use super::report::Place;
 use super::resolve::{Resolver, Url, Use, Written, empty};
-use super::resolved::{ClientIdentity, Connect, HostTable, Listener, ListenerTls, Side, Site};
+use super::resolved::{ClientIdentity, Connect, Forwarding, HostTable, Listener, ListenerTls, Side, Site};
 use super::sites::{Rules, Shared};
 use crate::outbound::egress::{Egress, Network, Spelled, spelled};
 use crate::outbound::keys::ProxyKeys;
@@ -34,6 +34,7 @@ impl Resolver<'_> {
             listener.limits = limits.unwrap_or(listener.limits);
             listener.keys = self.keys(&raw.keys);
             listener.tls = raw.tls.as_ref().and_then(|tls| self.proxy_tls(tls)).map(ListenerTls::Proxy);
+            listener.proxy_protocol = raw.proxy_protocol.as_ref().map(|p| self.balancers(p)).unwrap_or_default();
             for destination in raw.destinations.iter().flat_map(At::get) {
                 self.destination(destination, &mut listener.sites);
             }
@@ -62,6 +63,7 @@ impl Resolver<'_> {
             only_tls13: raw.tls_min == Some(TlsMin::Tls13),
             egress: Some(self.egress(&raw.networks)),
             own_host: true,
+            proxy_protocol: None,
         };
         let upstream = self.upstream(&written);
         let rules = Rules {
@@ -79,6 +81,7 @@ impl Resolver<'_> {
             hosts: vec![host.clone()],
             upstream,
             tls: None,
+            forwarding: Forwarding::default(),
             connect,
             ports,
             rules,
@@ -267,16 +270,7 @@ impl Resolver<'_> {
     }
 
     fn egress(&mut self, networks: &[At<String>]) -> Egress {
-        let mut egress = Egress::default();
-        for text in networks {
-            match text.get().parse::<Network>() {
-                Ok(network) => egress.list(network),
-                Err(error) => {
-                    self.report.error(text.place(), format!("`{}` is no network", text.get()), Some(error.to_string()));
-                }
-            }
-        }
-        egress
+        Egress::new(self.networks(networks))
     }
 
     /// Whoever writes an address, or `localhost`, into the file means it: it is listed thereby. Other names are not, whatever they resolve to.

@@ -228,6 +228,8 @@ pub struct Inbound {
     pub backend_ca: Option<At<String>>,
     /// The name that https backends prove by their certificates; the URL's when absent.
     pub backend_name: Option<At<String>>,
+    /// Connections to the backends begin with a PROXY header that says who the client is; none is then kept for another request.
+    pub backend_proxy_protocol: Option<ProxyVersion>,
     /// How the backends' health is checked.
     pub health: Option<Health>,
     /// All rules that a request meets apply, in order.
@@ -248,6 +250,10 @@ pub struct Inbound {
     /// Sizes and total times of messages.
     #[serde(default)]
     pub limits: Limits,
+    /// Who is believed about who asked, and how the backend is told.
+    pub forwarded: Option<Forwarded>,
+    /// Balancers that say who the client is by the PROXY protocol (version 1 or 2); equal for all sites of one address.
+    pub proxy_protocol: Option<At<ProxyProtocol>>,
     /// Limits of the listener's connections; equal for all sites of one address.
     pub connections: Option<At<Connections>>,
 }
@@ -280,8 +286,51 @@ pub struct Outbound {
     /// The third parties that can be reached.
     #[schemars(required)]
     pub destinations: Option<At<Vec<At<Destination>>>>,
+    /// Balancers that say who the client is by the PROXY protocol (version 1 or 2).
+    pub proxy_protocol: Option<At<ProxyProtocol>>,
     /// Limits of the listener's connections.
     pub connections: Option<At<Connections>>,
+}
+
+/// Connections that begin with a PROXY header.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct ProxyProtocol {
+    /// The balancers' networks: their connections must begin with a header, and nobody else's may. `10.0.0.0/8`, or an address.
+    #[schemars(required)]
+    pub from: Option<At<Vec<At<String>>>>,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ProxyVersion {
+    /// One line of text.
+    V1,
+    /// Binary.
+    V2,
+}
+
+/// Who asked: whom to believe, and how to tell.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct Forwarded {
+    /// Proxies whose `X-Forwarded-*` and `Forwarded` are kept and go on, and whose `X-Forwarded-For` says who the client is: `10.0.0.0/8`, or an address.
+    /// What anyone else writes there is taken out.
+    #[serde(default)]
+    pub trust: Vec<At<String>>,
+    /// What the backend is told: `x-forwarded` alone when absent, nothing when empty.
+    pub send: Option<Vec<ForwardedForm>>,
+}
+
+/// How a backend is told who asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ForwardedForm {
+    /// `X-Forwarded-For`, `X-Forwarded-Proto`, `X-Forwarded-Host`.
+    XForwarded,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
 }
 
 /// One third party.

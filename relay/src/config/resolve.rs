@@ -13,16 +13,17 @@ use e3_link::attested::memory::BadKeyringId;
 use e3_wire::App;
 use http::Uri;
 
-use super::raw::{self, At};
+use super::raw::{self, At, ForwardedForm, ProxyVersion};
 use super::report::{Place, Report};
 use super::resolved::{
-    Admin, Attestation, ClientIdentity, Config, Connect, ConnectionLimits, Engine, HealthCheck, HostTable, Listener,
+    Admin, Attestation, ClientIdentity, Config, Connect, ConnectionLimits, Engine, Forwarding, HealthCheck, HostTable, Listener,
     LogFormat, MessageLimits, NamedFile, Server, Side, Site, Upstream, UpstreamTls,
 };
 use super::sites::{Rules, Shared, authorities};
 use super::tls::Sited;
 use super::units;
-use crate::outbound::egress::Egress;
+use crate::admit::proxy_protocol::Version;
+use crate::outbound::egress::{BadNetwork, Egress, Network};
 use crate::outbound::keys::ProxyKeys;
 use crate::rules::host::{is_name, normal_host};
 use crate::rules::path::NormalPath;
@@ -268,6 +269,7 @@ impl Resolver<'_> {
                 only_tls13: false,
                 egress: None,
                 own_host: false,
+                proxy_protocol: site.backend_proxy_protocol,
             };
             let upstream = self.upstream(&written);
             let rules = Rules {
@@ -280,6 +282,8 @@ impl Resolver<'_> {
             let rules = rules.resolve(&site.rules);
             let limits = self.limits(&site.limits);
             let terms = site.tls.as_ref().map(|tls| self.site_tls(tls, &hosts));
+            let forwarding = self.forwarding(site.forwarded.as_ref());
+            let balancers = site.proxy_protocol.as_ref().map(|p| (p.place(), self.balancers(p)));
             let connections = site.connections.as_ref().map(|c| (c.place(), self.connections(c.get())));
             let address = site.listen.as_ref().and_then(|text| self.address(text, Use::Inbound));
             let (Some(address), Some(upstream)) = (address, upstream) else { continue };
@@ -290,6 +294,7 @@ impl Resolver<'_> {
                 hosts: hosts.iter().map(|(_, h)| h.clone()).collect(),
                 upstream,
                 tls: terms.clone(),
+                forwarding,
                 connect: Connect::Refuse,
                 ports: Box::default(),
                 rules,
@@ -313,6 +318,14 @@ impl Resolver<'_> {
                 }
                 listener.limits = connections;
                 *stated = true;
+            }
+            if let Some((place, balancers)) = balancers {
+                if !listener.proxy_protocol.is_empty() && balancers != listener.proxy_protocol {
+                    let hint = "the sites of one address share its balancers; one of them need say it";
+                    let cause = "the networks differ from those of another site at this address";
+                    self.report.error(place, cause, Some(hint.to_owned()));
+                }
+                listener.proxy_protocol = balancers;
             }
             for (place, host) in hosts {
                 self.place_site(&mut listener.sites, place, &host, &built);
@@ -418,6 +431,10 @@ impl Resolver<'_> {
             servers: servers.iter().map(|(_, s)| Server { host: s.host.as_str().into(), port: s.port }).collect(),
             egress,
             health,
+            proxy_protocol: written.proxy_protocol.map(|version| match version {
+                ProxyVersion::V1 => Version::V1,
+                ProxyVersion::V2 => Version::V2,
+            }),
             pool_idle,
             pool_idle_timeout,
         })
@@ -492,6 +509,44 @@ impl Resolver<'_> {
         }
     }
 
+    pub(super) fn networks(&mut self, raw: &[At<String>]) -> Vec<Network> {
+        let mut networks = Vec::new();
+        for text in raw {
+            match text.get().parse() {
+                Ok(network) => networks.push(network),
+                Err(error) => {
+                    let error: BadNetwork = error;
+                    self.report.error(text.place(), format!("`{}` is no network", text.get()), Some(error.to_string()));
+                }
+            }
+        }
+        networks
+    }
+
+    /// Who has to begin with a PROXY header.
+    pub(super) fn balancers(&mut self, raw: &At<raw::ProxyProtocol>) -> Vec<Network> {
+        let Some(from) = &raw.get().from else { return Vec::new() };
+        if from.get().is_empty() && !from.is_pruned() {
+            let hint = "from: [10.0.0.0/8], or leave `proxy_protocol` out";
+            self.report.error(from.place(), "no network may send a PROXY header", Some(hint.to_owned()));
+        }
+        self.networks(from.get())
+    }
+
+    fn forwarding(&mut self, raw: Option<&raw::Forwarded>) -> Forwarding {
+        let Some(raw) = raw else { return Forwarding::default() };
+        for text in raw.trust.iter().filter(|text| text.get().ends_with("/0")) {
+            let hint = "whoever is trusted chooses which client the engine and the backend are told of";
+            self.report.warn(text.place(), "everyone is trusted to say who the client is", Some(hint.to_owned()));
+        }
+        let sends = |form| raw.send.as_ref().map_or(form == ForwardedForm::XForwarded, |send| send.contains(&form));
+        Forwarding {
+            trust: self.networks(&raw.trust),
+            x_forwarded: sends(ForwardedForm::XForwarded),
+            forwarded: sends(ForwardedForm::Forwarded),
+        }
+    }
+
     fn admin(&mut self, raw: &raw::Admin) -> Admin {
         let listen = match &raw.listen {
             None => Some(SocketAddr::from(([127, 0, 0, 1], 9180))),
@@ -553,6 +608,7 @@ pub(super) struct Written<'a> {
     pub(super) egress: Option<Egress>,
     /// Whether requests carry the upstream's host instead of the client's.
     pub(super) own_host: bool,
+    pub(super) proxy_protocol: Option<ProxyVersion>,
 }
 
 /// One server's URL.
@@ -565,7 +621,7 @@ pub(super) struct Url {
 
 pub(super) fn empty(listen: SocketAddr, side: Side) -> Listener {
     let (sites, keys, limits) = (HostTable::default(), ProxyKeys::default(), usual_connections());
-    Listener { listen, side, sites, keys, tls: None, limits }
+    Listener { listen, side, sites, keys, tls: None, proxy_protocol: Vec::new(), limits }
 }
 
 fn usual_connections() -> ConnectionLimits {

@@ -1,6 +1,6 @@
 //! The configuration after every check: the types that the rest of the relay works with.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,8 @@ use e3_link::Endpoint;
 use e3_link::attested::memory::KeyringId;
 use e3_wire::App;
 
-use crate::outbound::egress::Egress;
+use crate::admit::proxy_protocol::Version;
+use crate::outbound::egress::{Egress, Network};
 use crate::outbound::keys::ProxyKeys;
 use crate::rules::route::{Rule, RuleSet};
 use crate::tls::ca::Authority;
@@ -93,6 +94,8 @@ pub struct Listener {
     pub keys: ProxyKeys,
     /// TLS; plain when absent.
     pub tls: Option<ListenerTls>,
+    /// Networks whose connections begin with a PROXY header.
+    pub proxy_protocol: Vec<Network>,
     /// Limits of the connections.
     pub limits: ConnectionLimits,
 }
@@ -174,6 +177,8 @@ pub struct Site {
     pub upstream: Upstream,
     /// TLS that ends at its listener.
     pub tls: Option<Arc<Terms>>,
+    /// Who asked, as its backend is told.
+    pub forwarding: Forwarding,
     /// What becomes of CONNECT.
     pub connect: Connect,
     /// Ports for which CONNECT may ask.
@@ -193,6 +198,31 @@ impl Site {
     #[must_use]
     pub fn rules(&self) -> &[Rule] {
         self.rules.rules()
+    }
+}
+
+/// Whom to believe about who asked, and how a backend is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Forwarding {
+    /// Proxies whose word counts and goes on. Nobody else's does.
+    pub trust: Vec<Network>,
+    /// `X-Forwarded-For`, `-Proto` and `-Host` are sent.
+    pub x_forwarded: bool,
+    /// `Forwarded` (RFC 7239) is sent.
+    pub forwarded: bool,
+}
+
+impl Default for Forwarding {
+    fn default() -> Self {
+        Self { trust: Vec::new(), x_forwarded: true, forwarded: false }
+    }
+}
+
+impl Forwarding {
+    /// Whether this peer's word counts.
+    #[must_use]
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        self.trust.iter().any(|network| network.has(address))
     }
 }
 
@@ -223,6 +253,8 @@ pub struct Upstream {
     pub egress: Option<Egress>,
     /// How the servers' health is checked.
     pub health: Option<HealthCheck>,
+    /// The header with which connections to it begin.
+    pub proxy_protocol: Option<Version>,
     /// Most idle connections kept for each server.
     pub pool_idle: usize,
     /// How long an idle connection is kept.

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use super::stream::UpBody;
 use super::up::{self, Target};
+use crate::admit::proxy_protocol::Version;
 use crate::config::resolved::{HealthCheck, Server, Upstream, UpstreamTls};
 use crate::error::Failure;
 use crate::outbound::egress::Egress;
@@ -39,6 +40,7 @@ pub struct Balance {
     servers: Vec<Server>,
     tls: Option<UpstreamTls>,
     egress: Option<Egress>,
+    proxy_protocol: Option<Version>,
     /// Whether some address was refused.
     refused: Arc<AtomicBool>,
     host: Box<str>,
@@ -81,7 +83,18 @@ impl Balance {
             looked_up: AtomicBool::new(true),
             refused: Arc::clone(&refused),
         };
-        let of = |kind| Self { kind, due, health: health.clone(), servers, tls, egress, refused, host: host.into() };
+        let proxy_protocol = upstream.proxy_protocol;
+        let of = |kind| Self {
+            kind,
+            due,
+            health: health.clone(),
+            servers,
+            tls,
+            egress,
+            proxy_protocol,
+            refused,
+            host: host.into(),
+        };
         if let ([server], None) = (&upstream.servers[..], &health)
             && let Some(address) = literal(server)
             && names.allowed([address]).len() == 1
@@ -106,6 +119,7 @@ impl Balance {
             && self.tls == upstream.tls
             && self.egress == upstream.egress
             && self.health == upstream.health
+            && self.proxy_protocol == upstream.proxy_protocol
             && &*self.host == host
     }
 
@@ -168,7 +182,7 @@ impl Probe {
     }
 
     async fn look(&self, server: SocketAddr) -> Option<()> {
-        let connection = up::dial(&self.connector, &self.target, server).await.ok()?;
+        let connection = up::dial(&self.connector, &self.target, server, None).await.ok()?;
         let Some(path) = &self.check.path else { return Some(()) };
         let mut request = Request::get(&**path).body(UpBody::Empty).ok()?;
         request.headers_mut().insert(header::HOST, self.host.clone()?);
@@ -290,10 +304,17 @@ mod tests {
             base_path: "".into(),
             egress: Some(egress),
             health: None,
+            proxy_protocol: None,
             pool_idle: 0,
             pool_idle_timeout: Duration::ZERO,
         };
-        let target = Target { key: PoolKey::intern("a", None), tls: None, idle_max: 0, idle_time: Duration::ZERO };
+        let target = Target {
+            key: PoolKey::intern("a", None),
+            tls: None,
+            proxy_protocol: None,
+            idle_max: 0,
+            idle_time: Duration::ZERO,
+        };
         Balance::new(&upstream, &target, host)
     }
 

@@ -14,11 +14,13 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use pingora_core::connectors::TransportConnector;
 
+use super::forwarded::{self, Came};
 use super::headers;
 use super::records::Falling;
 use super::stream::{Done, DownBody, UpBody};
 use super::up::{self, Connection, Driven};
 use crate::admit::Conversation;
+use crate::admit::proxy_protocol::Ends;
 use crate::answer;
 use crate::body::hold::{HoldError, hold};
 use crate::body::{FieldOutcome, Outgoing, Report, Sealed, transform};
@@ -51,19 +53,35 @@ pub struct Shared<'a> {
     pub conversation: &'a Arc<Conversation>,
 }
 
-/// The client of a connection: its address as text, made once.
+/// The client of a connection, and its address as text, made once.
 #[derive(Debug, Clone)]
-pub struct Client(Option<HeaderValue>);
+pub struct Client {
+    ends: Option<Ends>,
+    text: Option<HeaderValue>,
+}
 
 impl Client {
-    /// A client by its address.
+    /// A client by the ends of its connection: those of the socket, or those that a balancer told.
     #[must_use]
-    pub fn new(address: Option<IpAddr>) -> Self {
-        Self(address.and_then(|address| HeaderValue::from_str(&address.to_string()).ok()))
+    pub fn new(ends: Option<Ends>) -> Self {
+        let text = ends.and_then(|ends| HeaderValue::from_str(&ends.source.ip().to_string()).ok());
+        Self { ends, text }
+    }
+
+    /// The ends of its connection.
+    #[must_use]
+    pub fn ends(&self) -> Option<&Ends> {
+        self.ends.as_ref()
+    }
+
+    /// Its address.
+    #[must_use]
+    pub fn address(&self) -> Option<IpAddr> {
+        self.ends.map(|ends| ends.source.ip())
     }
 
     fn text(&self) -> &str {
-        self.0.as_ref().and_then(|v| v.to_str().ok()).unwrap_or_default()
+        self.text.as_ref().and_then(|v| v.to_str().ok()).unwrap_or_default()
     }
 }
 
@@ -80,6 +98,8 @@ pub struct Exchange<'a> {
     pub(super) rule: Option<usize>,
     /// The client speaks HTTP/1.0.
     pub(super) old_client: bool,
+    /// The client for whom a trusted proxy asks.
+    source: Option<Box<str>>,
     /// The request was cut between two records: the upstream may have acted.
     cut: bool,
     /// Set once the upstream has acted.
@@ -106,6 +126,7 @@ impl<'a> Exchange<'a> {
             upstream_time: Duration::ZERO,
             rule: None,
             old_client: false,
+            source: None,
             cut: false,
             upstream_status: None,
         }
@@ -208,6 +229,10 @@ impl<'a> Exchange<'a> {
         if !site.site.underscore_headers && head.headers.keys().any(|n| n.as_str().contains('_')) {
             return Err(Failure::UnderscoreField);
         }
+        if self.shared.edge == Edge::Inbound && !site.site.forwarding.trust.is_empty() {
+            let source = forwarded::source(&head.headers, &site.site.forwarding, self.shared.client.address());
+            self.source = source.map(|address| address.to_string().into());
+        }
         let path = self.target.map_or(head.uri.path(), |t| t.split('?').next().unwrap_or_default());
         let (route, request_body) = site.site.rules.route(&head, path)?;
         self.rule = route.first_rule();
@@ -302,7 +327,7 @@ impl<'a> Exchange<'a> {
             request_id: self.id.to_str().unwrap_or_default(),
             direction,
             destination: if direction == Way::InboundResponse { "" } else { &self.site.destination },
-            source: self.shared.client.text(),
+            source: self.source.as_deref().unwrap_or_else(|| self.shared.client.text()),
             method,
         }
     }
@@ -320,7 +345,14 @@ impl<'a> Exchange<'a> {
         if self.shared.edge == Edge::Inbound {
             let host = head.headers.get(header::HOST).cloned();
             let session = self.shared.session;
-            headers::forwarded(&mut head.headers, self.shared.client.0.as_ref(), session.is_some(), host.as_ref());
+            let client = self.shared.client;
+            let came = Came {
+                address: client.address(),
+                text: client.text.as_ref(),
+                secure: session.is_some(),
+                host: host.as_ref(),
+            };
+            forwarded::state(&mut head.headers, &self.site.site.forwarding, came);
             headers::client_certificate(&mut head.headers, session.and_then(|session| session.client.as_ref()));
         }
         if let Some(host) = &up.host {
@@ -394,7 +426,8 @@ impl<'a> Exchange<'a> {
         let first = server;
         let connection = loop {
             // Boxed: most requests dial nothing, and need no room for it.
-            let dialled = deadline.bound(Box::pin(up::dial(self.shared.connector, &site.target, server))).await;
+            let dial = up::dial(self.shared.connector, &site.target, server, self.shared.client.ends());
+            let dialled = deadline.bound(Box::pin(dial)).await;
             match dialled.unwrap_or(Err(Failure::UpstreamConnect)) {
                 Ok(connection) => break connection,
                 Err(failure) => {

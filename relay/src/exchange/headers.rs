@@ -141,26 +141,6 @@ pub fn has_no_body(method: &Method, status: StatusCode) -> bool {
         || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
-/// Appends the client to `X-Forwarded-For`, and states scheme and host where no one did.
-pub fn forwarded(headers: &mut HeaderMap, client: Option<&HeaderValue>, secure: bool, host: Option<&HeaderValue>) {
-    const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-    const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-    const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-    if let Some(client) = client {
-        // Almost always the relay is the first to say it, and the value is the connection's own.
-        let list = if headers.contains_key(&FOR) { appended(headers.get_all(&FOR), client) } else { client.clone() };
-        headers.insert(FOR, list);
-    }
-    if !headers.contains_key(&PROTO) {
-        headers.insert(PROTO, HeaderValue::from_static(if secure { "https" } else { "http" }));
-    }
-    if let Some(host) = host
-        && !headers.contains_key(&HOST)
-    {
-        headers.insert(HOST, host.clone());
-    }
-}
-
 /// States the client's certificate (RFC 9440), and takes out whatever the client says of one: a backend believes these headers.
 pub fn client_certificate(headers: &mut HeaderMap, client: Option<&(HeaderValue, Option<HeaderValue>)>) {
     const CERTIFICATE: HeaderName = HeaderName::from_static("client-cert");
@@ -173,17 +153,6 @@ pub fn client_certificate(headers: &mut HeaderMap, client: Option<&(HeaderValue,
             headers.insert(CHAIN, chain.clone());
         }
     }
-}
-
-fn appended(earlier: header::GetAll<'_, HeaderValue>, last: &HeaderValue) -> HeaderValue {
-    let mut list = Vec::with_capacity(64);
-    for earlier in earlier {
-        list.extend_from_slice(earlier.as_bytes());
-        list.extend_from_slice(b", ");
-    }
-    list.extend_from_slice(last.as_bytes());
-    // Parts of header values make a header value.
-    HeaderValue::from_bytes(&list).unwrap_or_else(|_| last.clone())
 }
 
 /// An id for the logs of every hop: the client's where it is harmless, else one of ours.

@@ -1,13 +1,14 @@
 //! One request and its response, from the rules' verdict to the last byte.
 //!
 //! 1. [`flow`]: the order of things: route, hold, transform, and only then a byte upstream; the same for the response;
-//! 2. [`headers`]: what ends at this hop and what goes on;
+//! 2. [`headers`]: what ends at this hop and what goes on; [`forwarded`]: who asked, as a backend is told;
 //! 3. [`stream`]: the bodies as the codec sends them;
 //! 4. [`records`]: streams of records, each of which is good before it goes on;
 //! 5. [`up`], [`pool`], [`balance`]: upstream connections, ours to drive, keep and choose.
 
 pub mod balance;
 pub mod flow;
+pub mod forwarded;
 pub mod headers;
 pub mod pool;
 pub mod records;

@@ -16,7 +16,7 @@ use pingora_core::connectors::TransportConnector;
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use pingora_core::upstreams::peer::BasicPeer;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::ClientConfig;
@@ -26,6 +26,7 @@ use super::BoxError;
 use super::headers;
 use super::pool::{self, PoolKey};
 use super::stream::UpBody;
+use crate::admit::proxy_protocol::{Ends, Version};
 use crate::deadline::Deadline;
 use crate::error::Failure;
 
@@ -51,6 +52,8 @@ pub struct Target {
     pub key: PoolKey,
     /// TLS, or plain.
     pub tls: Option<Tls>,
+    /// How the client is told of. A connection is then one client's own: none is kept, and none is shared.
+    pub proxy_protocol: Option<Version>,
     /// Most idle connections for each server and worker thread.
     pub idle_max: usize,
     /// How long one is kept idle.
@@ -89,13 +92,22 @@ pub fn reuse(target: &Target, server: SocketAddr) -> Option<Connection> {
     None
 }
 
-/// Dials a server. The caller bounds the time.
+/// Dials a server, for a client or, as a check does, for the relay itself. The caller bounds the time.
 ///
 /// # Errors
 /// The server cannot be reached, or its certificate does not verify.
-pub async fn dial(connector: &TransportConnector, target: &Target, server: SocketAddr) -> Result<Connection, Failure> {
+pub async fn dial(
+    connector: &TransportConnector,
+    target: &Target,
+    server: SocketAddr,
+    client: Option<&Ends>,
+) -> Result<Connection, Failure> {
     let peer = BasicPeer::new(&server.to_string());
-    let stream: Stream = connector.new_stream(&peer).await.map_err(|_| Failure::UpstreamConnect)?;
+    let mut stream: Stream = connector.new_stream(&peer).await.map_err(|_| Failure::UpstreamConnect)?;
+    if let Some(version) = target.proxy_protocol {
+        stream.write_all(&version.write(client)).await.map_err(|_| Failure::UpstreamConnect)?;
+        stream.flush().await.map_err(|_| Failure::UpstreamConnect)?;
+    }
     let io: Box<dyn Duplex> = match &target.tls {
         None => stream_of(stream),
         Some(tls) => Box::new(handshake(tls, stream).await?),

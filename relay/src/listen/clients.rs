@@ -19,11 +19,19 @@ impl Default for Clients {
 }
 
 impl Clients {
-    /// A place for one connection, given back when dropped; `None` over a limit.
-    pub(super) fn admit(&self, client: Option<IpAddr>, limits: &ConnectionLimits) -> Option<[Guard; 2]> {
-        let (all, open) = self.all.incr("", 1);
-        let (own, open_of_client) = self.by_client.incr(client, 1);
-        let fits = |n: isize, most: usize| usize::try_from(n).is_ok_and(|n| n <= most);
-        (fits(open, limits.connections) && fits(open_of_client, limits.connections_per_client)).then_some([all, own])
+    /// A place for one connection, given back when dropped; `None` over the limit.
+    pub(super) fn admit(&self, limits: &ConnectionLimits) -> Option<Guard> {
+        let (place, open) = self.all.incr("", 1);
+        fits(open, limits.connections).then_some(place)
     }
+
+    /// The same among the connections of this client, once it is known who that is.
+    pub(super) fn admit_one_of(&self, client: Option<IpAddr>, limits: &ConnectionLimits) -> Option<Guard> {
+        let (place, open) = self.by_client.incr(client, 1);
+        fits(open, limits.connections_per_client).then_some(place)
+    }
+}
+
+fn fits(open: isize, most: usize) -> bool {
+    usize::try_from(open).is_ok_and(|open| open <= most)
 }

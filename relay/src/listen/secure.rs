@@ -26,10 +26,11 @@ impl Edge {
         self: &Arc<Self>,
         stream: Stream,
         client: Client,
+        first_head: Option<Moment>,
         limits: ConnectionLimits,
         shutdown: ShutdownWatch,
     ) {
-        let first_head = Moment::after(limits.head_time);
+        let first_head = first_head.unwrap_or_else(|| Moment::after(limits.head_time));
         let deadline = Deadline::of_this_task().await;
         deadline.set_at(first_head);
         // Boxed: what a handshake needs is not kept by a connection that idles.

@@ -31,8 +31,8 @@ pub(super) struct Through {
 }
 
 impl Visit {
-    pub(super) fn new(client: Client) -> Arc<Self> {
-        Arc::new(Self { client, through: None, session: None, first_head: None, intercepted: Mutex::default() })
+    pub(super) fn new(client: Client, first_head: Option<Moment>) -> Arc<Self> {
+        Arc::new(Self { client, through: None, session: None, first_head, intercepted: Mutex::default() })
     }
 
     /// Over TLS that ended at the listener.

@@ -6,6 +6,7 @@
 mod deadlines;
 mod gate;
 mod messages;
+mod origin;
 mod reuse;
 mod support;
 mod tunnel;
