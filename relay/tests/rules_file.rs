@@ -77,7 +77,7 @@ fn every_fault_is_told_at_its_line_and_column() {
         (inbound("health: {path: «x}"), "starts with /"),
         (inbound("proxy_protocol: {from: «[]}"), "no network"),
         (inbound("proxy_protocol: {from: [10.0.0.0/8, «10.0.0.1/8]}"), "is no network"),
-        (inbound("«proxy_protocol: {}"), "`from` is missing"),
+        (inbound("proxy_protocol: «{}"), "`from` is missing"),
         (inbound("backend_proxy_protocol: «v3"), "v1, v2"),
         (inbound("forwarded: {trust: [«lan]}"), "is no network"),
         (inbound("forwarded: {send: [«via]}"), "x-forwarded, forwarded"),

@@ -381,10 +381,11 @@ mod tests {
         ] {
             assert_eq!(verdict(bad.as_bytes()), Err(Fault::Malformed), "{bad:?}");
         }
-        for other in ["GET / HTTP/1.1\r\nHost: a\r\n\r\n", "proxy TCP4 1.1.1.1 2.2.2.2 1 2\r\n", "\u{16}\u{3}\u{1}tls"] {
+        for other in ["GET / HTTP/1.1\r\nHost: a\r\n\r\n", "proxy TCP4 1.1.1.1 2.2.2.2 1 2\r\n", "\u{16}\u{3}\u{1}tls"]
+        {
             assert_eq!(verdict(other.as_bytes()), Err(Fault::Missing), "{other:?}");
         }
-        assert_eq!(read(b"PROXY TCP4 1.1.1.1", 64).0, Err(Fault::Malformed), "another line follows");
+        assert_eq!(read(b"PROXY TCP4 1.1.1.1", 64).0, Err(Fault::Gone), "no line end");
     }
 
     #[test]
@@ -408,9 +409,13 @@ mod tests {
         for bad in [&[4][..], &[4, 0], &[4, 0, 1], &[3, 0, 3, 1, 2, 3], &[4, 0, 0, 9]] {
             assert_eq!(more(bad), Err(Fault::Malformed), "{bad:?}");
         }
-        for (command, kind, rest) in
-            [(0x11, 0x11, &IPV4[..]), (0x22, 0x11, &IPV4), (0x21, 0x12, &IPV4), (0x21, 0x41, &IPV4), (0x21, 0x11, &IPV4[..11])]
-        {
+        for (command, kind, rest) in [
+            (0x11, 0x11, &IPV4[..]),
+            (0x22, 0x11, &IPV4),
+            (0x21, 0x12, &IPV4),
+            (0x21, 0x41, &IPV4),
+            (0x21, 0x11, &IPV4[..11]),
+        ] {
             assert_eq!(verdict(&v2(command, kind, rest)), Err(Fault::Malformed), "{command:x} {kind:x}");
         }
         assert_eq!(verdict(&v2(0x21, 0x11, &[0; 4097])), Err(Fault::TooLong));

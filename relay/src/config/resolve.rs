@@ -16,8 +16,8 @@ use http::Uri;
 use super::raw::{self, At, ForwardedForm, ProxyVersion};
 use super::report::{Place, Report};
 use super::resolved::{
-    Admin, Attestation, ClientIdentity, Config, Connect, ConnectionLimits, Engine, Forwarding, HealthCheck, HostTable, Listener,
-    LogFormat, MessageLimits, NamedFile, Server, Side, Site, Upstream, UpstreamTls,
+    Admin, Attestation, ClientIdentity, Config, Connect, ConnectionLimits, Engine, Forwarding, HealthCheck, HostTable,
+    Listener, LogFormat, MessageLimits, NamedFile, Server, Side, Site, Upstream, UpstreamTls,
 };
 use super::sites::{Rules, Shared, authorities};
 use super::tls::Sited;

@@ -149,7 +149,8 @@ fn only_a_trusted_proxy_is_believed_about_who_asked() {
         let request = "GET / HTTP/1.1\r\nHost: a.test\r\nX-Forwarded-For: 203.0.113.9\r\nX-Forwarded-Proto: https\r\nForwarded: for=203.0.113.9\r\n\r\n";
         assert_eq!(Client::connect(relay.address).ask(request).status, 200);
         let got = backend.requests().pop().unwrap();
-        ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded"].map(|f| got.field(f).map(str::to_owned))
+        ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded"]
+            .map(|f| got.field(f).map(str::to_owned))
     };
     let is = |more: &str, expected: [Option<&str>; 4]| {
         let got = asked(more);
