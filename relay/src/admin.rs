@@ -20,7 +20,7 @@ use pingora_core::server::ShutdownWatch;
 use serde::Serialize;
 
 use crate::reload::{Standing, unix_seconds};
-use crate::tls::server::Terms;
+use crate::tls::server::Terminator;
 
 /// Time for the head of a request to the admin listener.
 const HEAD_TIME: Duration = Duration::from_secs(10);
@@ -131,24 +131,45 @@ pub struct ListenerStatus {
 /// A certificate in `/status`.
 #[derive(Debug, Serialize)]
 pub struct CertificateStatus {
-    /// What it is for.
+    /// What it is for; empty while there is none.
     pub names: Vec<String>,
     /// From when it is valid.
-    pub not_before: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<f64>,
     /// Until when.
-    pub not_after: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_after: Option<f64>,
+    /// When the relay orders the next one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub order_at: Option<f64>,
+    /// The last order, where it failed: when, and why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failed: Option<FailedOrder>,
+}
+
+/// An order of a certificate that failed, in `/status`.
+#[derive(Debug, Serialize)]
+pub struct FailedOrder {
+    /// When.
+    pub at: f64,
+    /// Why: the authority's problem type, or what kept the relay from it.
+    pub code: &'static str,
 }
 
 impl CertificateStatus {
     /// Of the certificate in use.
     #[must_use]
-    pub fn new(terms: &Terms) -> Option<Self> {
-        let read = terms.certificate.current()?;
-        Some(Self {
-            names: read.names.iter().map(ToString::to_string).collect(),
-            not_before: unix_seconds(read.not_before),
-            not_after: unix_seconds(read.not_after),
-        })
+    pub fn new(terminator: &Terminator) -> Self {
+        let (read, standing) = (terminator.certificate(), terminator.standing());
+        Self {
+            names: read.iter().flat_map(|read| read.names.iter().map(ToString::to_string)).collect(),
+            not_before: read.as_ref().map(|read| unix_seconds(read.not_before)),
+            not_after: read.as_ref().map(|read| unix_seconds(read.not_after)),
+            order_at: standing.map(|standing| unix_seconds(standing.due)),
+            failed: standing
+                .and_then(|standing| standing.last)
+                .map(|(at, fault)| FailedOrder { at: unix_seconds(at), code: fault.code() }),
+        }
     }
 }
 

@@ -42,6 +42,7 @@ pub fn cause_of(failure: &Failure) -> Option<Cause> {
         Failure::ServerName => {
             cause(S::MISDIRECTED_REQUEST, "rules/server-name", "This TLS connection was made for another site.")
         }
+        Failure::Plaintext => cause(S::FORBIDDEN, "rules/plaintext", "This host takes requests over https alone."),
         Failure::Tunnel => cause(S::METHOD_NOT_ALLOWED, "rules/tunnel", "This listener opens no tunnels."),
         Failure::NoTunnel => {
             cause(S::FORBIDDEN, "connect/refused", "No destination here opens this host and port to CONNECT.")
@@ -286,6 +287,7 @@ pub fn table() -> Vec<Cause> {
         Failure::UnderscoreField,
         Failure::UnknownHost,
         Failure::ServerName,
+        Failure::Plaintext,
         Failure::Tunnel,
         Failure::NoTunnel,
         Failure::Misdirected,

@@ -29,6 +29,8 @@ pub enum Failure {
     UnknownHost,
     /// Host and TLS server name are of sites that demand different things of a TLS client: 421.
     ServerName,
+    /// A request that could tell something, on a site that sends on to https: 403.
+    Plaintext,
     /// CONNECT, on a listener that opens no tunnels: 405.
     Tunnel,
     /// CONNECT for a host or port that no destination opens to it: 403.

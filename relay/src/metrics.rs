@@ -41,6 +41,7 @@ pub struct Metrics {
     connections: [IntGauge; 2],
     handshakes: IntCounterVec,
     certificates: GaugeVec,
+    acme: IntCounterVec,
     fields: IntCounterVec,
     engine_seconds: Histogram,
     engine_calls: IntGauge,
@@ -69,7 +70,9 @@ pub enum FieldVerb {
 pub enum Handshake {
     /// The client is in.
     Done,
-    /// It named no site that is here.
+    /// It was a certificate authority that looked for the proof of a host.
+    Challenge,
+    /// It named no site that is here, or one that has no certificate yet.
     NoSite,
     /// It did not finish in time.
     Late,
@@ -78,11 +81,12 @@ pub enum Handshake {
 }
 
 impl Handshake {
-    const ALL: [Self; 4] = [Self::Done, Self::NoSite, Self::Late, Self::Failed];
+    const ALL: [Self; 5] = [Self::Done, Self::Challenge, Self::NoSite, Self::Late, Self::Failed];
 
     fn as_str(self) -> &'static str {
         match self {
             Self::Done => OK,
+            Self::Challenge => "challenge",
             Self::NoSite => "no-site",
             Self::Late => "late",
             Self::Failed => "failed",
@@ -181,6 +185,16 @@ impl Metrics {
                         "Unix time at which a listener's certificate expires, by its site.",
                     ),
                     &["side", "site"],
+                )?,
+            )?,
+            acme: register(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "e3_relay_acme_orders_total",
+                        "Certificates that were ordered, by how it ended: ok, or the problem that the authority named.",
+                    ),
+                    &["result"],
                 )?,
             )?,
             fields: register(
@@ -296,6 +310,11 @@ impl Metrics {
         for (side, site, expiry) in expiries {
             self.certificates.with_label_values(&[side_label(side), site]).set(expiry);
         }
+    }
+
+    /// Counts a certificate that was ordered: [`OK`], or why there is none.
+    pub fn acme(&self, result: &'static str) {
+        self.acme.with_label_values(&[result]).inc();
     }
 
     /// Handles for whoever calls the engine.

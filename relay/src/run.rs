@@ -18,13 +18,12 @@ use crate::admin::{
     Source, Status,
 };
 use crate::command::BAD_INPUT;
-use crate::config::resolved::{Config, Listener, ListenerTls, Side};
+use crate::config::resolved::{Listener, ListenerTls, Site};
 use crate::exchange::balance::Tending;
 use crate::lifecycle::{Ended, Process, StartError};
 use crate::metrics::{Metrics, SharedMetrics, side_label};
 use crate::reload::{Candidate, Fixed, Live, Reloader, unix_seconds};
 use crate::state::State;
-use crate::tls::certificate::Certificate;
 use crate::{config, listen, log};
 
 /// Time between two questions to an engine that is ready.
@@ -111,6 +110,7 @@ pub fn run(options: Options) -> Result<Ended, RunError> {
         services.push(Box::new(admin));
     }
     services.push(background("reload", ReloadService(reloader)));
+    services.push(background("certificates", Orders { live: Arc::clone(&live), metrics: Arc::clone(&metrics) }));
     services.push(background("upkeep", Upkeep(Arc::clone(&live))));
     services.push(background("engine health", EngineHealth { live: Arc::clone(&live), metrics: Arc::clone(&metrics) }));
 
@@ -221,6 +221,37 @@ impl BackgroundService for Upkeep {
     }
 }
 
+/// Orders certificates that are due.
+struct Orders {
+    live: Arc<Live<State>>,
+    metrics: SharedMetrics,
+}
+
+#[async_trait]
+impl BackgroundService for Orders {
+    async fn start(&self, shutdown: ShutdownWatch) {
+        let mut down = std::pin::pin!(down(shutdown));
+        loop {
+            let acme = self.live.hold().acme.clone();
+            let round = async {
+                if let Some(acme) = &acme {
+                    acme.round(&self.metrics).await;
+                }
+                tokio::time::sleep(TEND).await;
+            };
+            tokio::select! {
+                () = down.as_mut() => {
+                    if let Some(acme) = acme {
+                        acme.release();
+                    }
+                    return;
+                }
+                () = round => {}
+            }
+        }
+    }
+}
+
 async fn down(mut shutdown: ShutdownWatch) {
     drop(shutdown.wait_for(|down| *down).await);
 }
@@ -235,18 +266,28 @@ struct Operator {
 impl Source for Operator {
     fn metrics(&self) -> Option<String> {
         let state = self.reloader.live().hold();
-        let certificates = certificates(&state.config);
+        let certificates = state.certificates();
         self.metrics
             .certificates(certificates.iter().map(|(side, site, read)| (*side, &**site, unix_seconds(read.not_after))));
         self.metrics.expose().ok()
     }
 
     fn readiness(&self) -> Readiness {
-        let health = self.reloader.live().current().engine.health();
+        let state = self.reloader.live().hold();
+        let health = state.engine.health();
         let refused =
             || health.endpoints.iter().find_map(|e| Some(format!("engine {}: {}", e.endpoint, e.refusal.as_ref()?)));
         let cause = || refused().map_or(Cow::Borrowed("engine: no endpoint answers as ready"), Cow::Owned);
-        Readiness { ready: health.ready, cause: (!health.ready).then(cause) }
+        if !health.ready {
+            return Readiness { ready: false, cause: Some(cause()) };
+        }
+        let missing = state.acme.as_ref().and_then(|acme| {
+            let slot = acme.missing().next()?;
+            let host = slot.hosts().first().map_or("-", |host| &**host);
+            let last = slot.standing().last.map_or("it is being ordered", |(_, fault)| fault.code());
+            Some(Cow::Owned(format!("no certificate for {host} yet: {last}")))
+        });
+        Readiness { ready: missing.is_none(), cause: missing }
     }
 
     fn ca(&self) -> Option<String> {
@@ -264,7 +305,7 @@ impl Source for Operator {
             readiness: self.readiness(),
             connections: self.metrics.connections(),
             config: ConfigStatus::new(self.reloader.file(), self.reloader.standing()),
-            listeners: listeners(config),
+            listeners: listeners(&state),
             engine: EngineStatus {
                 app: config.engine.app.to_string(),
                 development: config.engine.development,
@@ -282,26 +323,10 @@ impl Source for Operator {
     }
 }
 
-/// The certificates in use, by the sites that they are for; that of an outbound listener by its address.
-fn certificates(config: &Config) -> Vec<(Side, Box<str>, Arc<Certificate>)> {
-    let mut found = Vec::new();
-    for listener in config.inbound.iter().chain(&config.outbound) {
-        if let Some(ListenerTls::Proxy(terms)) = &listener.tls
-            && let Some(read) = terms.certificate.current()
-        {
-            found.push((listener.side, listener.listen.to_string().into(), read));
-        }
-        for site in listener.sites.sites() {
-            if let Some(read) = site.tls.as_ref().and_then(|terms| terms.certificate.current()) {
-                found.push((listener.side, site.name.clone(), read));
-            }
-        }
-    }
-    found
-}
-
-fn listeners(config: &Config) -> Vec<ListenerStatus> {
+fn listeners(state: &State) -> Vec<ListenerStatus> {
     let listener = |listener: &Listener| {
+        let built = state.listener(listener.listen, listener.side).map(|(_, built)| built);
+        let terminator = |site: &Arc<Site>| built?.built(site)?.tls.clone();
         let mut sites: Vec<SiteStatus> = listener
             .sites
             .sites()
@@ -309,7 +334,7 @@ fn listeners(config: &Config) -> Vec<ListenerStatus> {
                 name: site.name.to_string(),
                 hosts: site.hosts.iter().map(ToString::to_string).collect(),
                 rules: site.rules().len(),
-                certificate: site.tls.as_ref().and_then(|terms| CertificateStatus::new(terms)),
+                certificate: terminator(site).map(|terminator| CertificateStatus::new(&terminator)),
                 upstream: site
                     .upstream
                     .servers
@@ -320,12 +345,14 @@ fn listeners(config: &Config) -> Vec<ListenerStatus> {
             .collect();
         sites.sort_by(|a, b| a.name.cmp(&b.name));
         let certificate = match &listener.tls {
-            Some(ListenerTls::Proxy(terms)) => CertificateStatus::new(terms),
+            Some(ListenerTls::Proxy(terms)) => {
+                built.and_then(|built| built.terminator(terms)).map(|terminator| CertificateStatus::new(&terminator))
+            }
             _ => None,
         };
         ListenerStatus { address: listener.listen.to_string(), side: side_label(listener.side), certificate, sites }
     };
-    config.inbound.iter().chain(&config.outbound).map(listener).collect()
+    state.config.inbound.iter().chain(&state.config.outbound).map(listener).collect()
 }
 
 /// Where listening sockets pass to a successor unless the command line says otherwise.

@@ -17,7 +17,9 @@ use crate::exchange::pool::PoolKey;
 use crate::exchange::up::{Target, Tls};
 use crate::metrics::{RoleMetrics, SharedMetrics, SiteMetrics};
 use crate::rules::action::Verb;
-use crate::tls::server::{SetupError, Terminator, Terms};
+use crate::tls::acme::Acme;
+use crate::tls::certificate::Certificate;
+use crate::tls::server::{SetupError, Source, Terminator, Terms};
 
 /// The state in force.
 pub struct State {
@@ -25,6 +27,8 @@ pub struct State {
     pub config: Config,
     /// The engine's client.
     pub engine: Engine,
+    /// What orders certificates; `None` where no site wants that.
+    pub acme: Option<Arc<Acme>>,
     /// Counters by role.
     pub roles: RoleMetrics,
     listeners: foldhash::HashMap<(SocketAddr, Side), ListenerState>,
@@ -78,6 +82,9 @@ pub enum BuildError {
     /// A name that no certificate can be for.
     #[error("{0} is no name that a certificate can be for")]
     ServerName(Box<str>),
+    /// The folder of ordered certificates cannot be used.
+    #[error("the store {} cannot be made or read, or others may enter it: it needs mode 700", .0.display())]
+    Store(std::path::PathBuf),
     /// TLS of a listener cannot be set up.
     #[error(transparent)]
     Tls(#[from] SetupError),
@@ -98,13 +105,14 @@ impl State {
             _ => Engine::new(&config.engine, metrics.engine())?,
         };
         let mut tls = TlsConfigs::default();
+        let acme = acme(&config, previous)?;
         let mut listeners = foldhash::HashMap::default();
         for listener in config.inbound.iter().chain(&config.outbound) {
-            listeners
-                .insert((listener.listen, listener.side), ListenerState::build(listener, metrics, &mut tls, previous)?);
+            let state = ListenerState::build(listener, metrics, &mut tls, acme.as_deref(), previous)?;
+            listeners.insert((listener.listen, listener.side), state);
         }
         let roles = metrics.roles(role_names(&config).iter().map(String::as_str));
-        Ok(Self { config, engine, roles, listeners })
+        Ok(Self { config, engine, acme, roles, listeners })
     }
 
     /// A listener's configuration and sites.
@@ -118,11 +126,40 @@ impl State {
         Some((config, self.listeners.get(&(address, side))?))
     }
 
+    /// The certificates in use, by the sites that they are for; that of an outbound listener by its address.
+    #[must_use]
+    pub fn certificates(&self) -> Vec<(Side, Box<str>, Arc<Certificate>)> {
+        let mut found = Vec::new();
+        for ((address, side), listener) in &self.listeners {
+            let sites = listener.sites.values().map(|site| (site.site.name.clone(), site.tls.as_ref()));
+            let proxy = listener.terminators.values().filter(|t| t.terms.default && *side == Side::Outbound);
+            let proxy = proxy.map(|terminator| (address.to_string().into(), Some(terminator)));
+            for (name, terminator) in sites.chain(proxy) {
+                found.extend(terminator.and_then(|t| t.certificate()).map(|certificate| (*side, name, certificate)));
+            }
+        }
+        found
+    }
+
     /// The servers of every site, for their upkeep.
     #[must_use]
     pub fn balances(&self) -> Vec<Arc<Balance>> {
         self.listeners.values().flat_map(|l| l.sites.values()).map(|s| Arc::clone(&s.balance)).collect()
     }
+}
+
+/// What orders the certificates that sites want ordered.
+fn acme(config: &Config, previous: Option<&State>) -> Result<Option<Arc<Acme>>, BuildError> {
+    let Some(settings) = &config.acme else { return Ok(None) };
+    let sites = config.inbound.iter().flat_map(|listener| listener.sites.sites());
+    let hosts = sites.filter_map(|site| match &site.tls.as_ref()?.certificate {
+        Source::Acme(hosts) => Some(hosts.clone()),
+        Source::File { .. } => None,
+    });
+    let client = Arc::new(upstream_config(settings.ca.as_deref(), None, false)?);
+    let previous = previous.and_then(|previous| previous.acme.as_deref());
+    let acme = Acme::new(settings, client, hosts, previous);
+    Ok(Some(Arc::new(acme.map_err(|_| BuildError::Store(settings.store.clone()))?)))
 }
 
 fn role_names(config: &Config) -> Vec<String> {
@@ -144,21 +181,28 @@ impl ListenerState {
         listener: &Listener,
         metrics: &SharedMetrics,
         tls: &mut TlsConfigs,
+        acme: Option<&Acme>,
         previous: Option<&State>,
     ) -> Result<Self, BuildError> {
         let mut sites = foldhash::HashMap::default();
         let mut terminators = HashMap::new();
         if let Some(ListenerTls::Proxy(terms)) = &listener.tls {
-            terminators.insert(Arc::as_ptr(terms) as usize, Terminator::new(terms)?);
+            terminators.insert(Arc::as_ptr(terms) as usize, Terminator::new(terms, acme)?);
         }
         for site in listener.sites.sites() {
-            let state = SiteState::build(site, listener.side, metrics, tls, previous)?;
+            let state = SiteState::build(site, listener.side, metrics, tls, acme, previous)?;
             if let Some(terminator) = &state.tls {
                 terminators.insert(Arc::as_ptr(&terminator.terms) as usize, Arc::clone(terminator));
             }
             sites.insert(Arc::as_ptr(site) as usize, Arc::new(state));
         }
         Ok(Self { sites, terminators, no_site: metrics.no_site(listener.side) })
+    }
+
+    /// What is built from a site of this listener.
+    #[must_use]
+    pub fn built(&self, site: &Arc<Site>) -> Option<&Arc<SiteState>> {
+        self.sites.get(&(Arc::as_ptr(site) as usize))
     }
 
     /// What ends TLS under terms of this listener.
@@ -180,6 +224,7 @@ impl SiteState {
         side: Side,
         metrics: &SharedMetrics,
         tls: &mut TlsConfigs,
+        acme: Option<&Acme>,
         previous: Option<&State>,
     ) -> Result<Self, BuildError> {
         let upstream = &site.upstream;
@@ -200,7 +245,7 @@ impl SiteState {
         let balance = known.unwrap_or_else(|| Arc::new(Balance::new(upstream, &target, host)));
         Ok(Self {
             site: Arc::clone(site),
-            tls: site.tls.as_ref().map(Terminator::new).transpose()?,
+            tls: site.tls.as_ref().map(|terms| Terminator::new(terms, acme)).transpose()?,
             metrics: metrics.site(side, &site.name, site.rules().iter().map(|rule| &*rule.name)),
             target,
             balance,

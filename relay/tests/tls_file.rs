@@ -186,3 +186,91 @@ fn an_outbound_listener_has_a_certificate_of_its_own() {
     );
     assert!(!check(folder.path(), &outbound("{certificate: a.pem, key: a.key}")).has_errors());
 }
+
+#[test]
+fn what_orders_certificates_is_told_apart_from_what_reads_them() {
+    let folder = files();
+    let good = "{directory: \"https://ca.example/dir\", store: store, terms_agreed: true}";
+    let file = |acme: &str, tls: &str| format!("{}acme: {acme}\ninbound:\n{}", engine(), site("a.example", tls));
+    let ordered = "tls: {acme: true}";
+    for (acme, cause) in [
+        ("«{directory: \"https://ca.example/dir\", store: store}", "terms are not agreed"),
+        ("{directory: «\"http://ca.example/dir\", store: store, terms_agreed: true}", "no directory"),
+        ("«{directory: \"https://ca.example/dir\", terms_agreed: true}", "`store` is missing"),
+        (
+            "{directory: \"https://ca.example/dir\", store: store, terms_agreed: true, contact: [«ops@a.example]}",
+            "no contact",
+        ),
+        ("{directory: \"https://ca.example/dir\", store: store, terms_agreed: true, ca: «none.pem}", "cannot be read"),
+        (
+            "{directory: \"https://ca.example/dir\", store: store, terms_agreed: true, challenge: «dns-01}",
+            "one of tls-alpn-01, http-01",
+        ),
+        (
+            "{directory: \"https://ca.example/dir\", store: store, terms_agreed: true, eab: {kid: a, key: «open.key}}",
+            "others may read",
+        ),
+        (
+            "{directory: \"https://ca.example/dir\", store: store, terms_agreed: true, eab: {kid: a, key: «a.key}}",
+            "no key in base64url",
+        ),
+    ] {
+        let cause_of_open = acme.contains("open.key");
+        let marked = file(acme, ordered);
+        if cause_of_open {
+            // It is no key in base64url either.
+            assert!(check(folder.path(), &marked.replace('«', "")).to_text(false).contains(cause));
+        } else {
+            one_fault(folder.path(), Severity::Error, &marked, cause);
+        }
+    }
+    one_fault(folder.path(), Severity::Error, &inbound("tls: {acme: «true}"), "where certificates are ordered");
+    one_fault(folder.path(), Severity::Error, &file(good, "tls: {acme: true, key: «a.key}"), "is ordered, not read");
+    for host in ["«\"*.a.example\"", "«127.0.0.1", "«intranet"] {
+        let marked = file(good, ordered).replace("[a.example]", &format!("[a.example, {host}]"));
+        one_fault(folder.path(), Severity::Error, &marked, "cannot be proven");
+    }
+    let http = good.replace('}', ", challenge: http-01}");
+    one_fault(folder.path(), Severity::Error, &file(&http, "tls: {acme: «true}"), "needs a plain inbound listener");
+    let redirect = "  - {listen: 127.0.0.1:8080, hosts: [a.example], redirect: https}\n";
+    for text in [file(good, ordered), format!("{}{redirect}", file(&http, ordered))] {
+        assert!(!check(folder.path(), &text).has_errors(), "{}", check(folder.path(), &text));
+    }
+    fs::create_dir(folder.path().join("store")).unwrap();
+    fs::set_permissions(folder.path().join("store"), fs::Permissions::from_mode(0o755)).unwrap();
+    one_fault(
+        folder.path(),
+        Severity::Error,
+        &file(&good.replace("store: store", "store: «store"), ordered),
+        "others may enter",
+    );
+}
+
+#[test]
+fn a_site_that_sends_on_to_https_does_nothing_else() {
+    let folder = files();
+    let site =
+        |more: &str| format!("{}inbound:\n  - «listen: 127.0.0.1:8080\n    hosts: [a.example]\n    {more}\n", engine());
+    let at = |more: &str| site(more).replacen('«', "", 1);
+    one_fault(folder.path(), Severity::Error, &site("fold_case: false"), "`backend` is missing");
+    one_fault(
+        folder.path(),
+        Severity::Error,
+        &at("redirect: https\n    backend: «http://127.0.0.1:9"),
+        "nothing reaches a backend",
+    );
+    one_fault(
+        folder.path(),
+        Severity::Error,
+        &at("redirect: https\n    tls: «{certificate: a.pem, key: a.key}"),
+        "over TLS",
+    );
+    one_fault(
+        folder.path(),
+        Severity::Error,
+        &at("redirect: https\n    rules: [«{request: {seal: [{select: $.a, role: a}]}}]"),
+        "no message is ruled",
+    );
+    one_fault(folder.path(), Severity::Error, &at("redirect: «http"), "`http` stands where");
+    assert!(!check(folder.path(), &at("redirect: https")).has_errors());
+}

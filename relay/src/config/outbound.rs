@@ -82,6 +82,7 @@ impl Resolver<'_> {
             upstream,
             tls: None,
             forwarding: Forwarding::default(),
+            redirect: false,
             connect,
             ports,
             rules,

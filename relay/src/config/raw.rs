@@ -100,6 +100,8 @@ pub struct File {
     pub outbound: Vec<At<Outbound>>,
     /// The local certificate authority that ends TLS of intercepted destinations; `relay ca init` makes one.
     pub ca: Option<At<Ca>>,
+    /// Certificates that the relay orders and renews by itself (RFC 8555), for sites with `tls: {acme: true}`.
+    pub acme: Option<At<tls::Acme>>,
     /// Metrics, health and status.
     #[serde(default)]
     pub admin: Admin,
@@ -220,8 +222,9 @@ pub struct Inbound {
     #[schemars(required)]
     pub hosts: Option<At<Vec<At<String>>>>,
     /// `http://host:port` or `https://…`; several are balanced.
-    #[schemars(required)]
     pub backend: Option<At<OneOrMany>>,
+    /// In the place of a backend: GET and HEAD are sent on to https, everything else is refused, so that nothing is told in plaintext.
+    pub redirect: Option<At<tls::Redirect>>,
     /// TLS ends here; plain HTTP is spoken when absent.
     pub tls: Option<At<tls::SiteTls>>,
     /// PEM file of the only authorities that are trusted for https backends; the system's when absent.

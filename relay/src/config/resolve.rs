@@ -38,11 +38,21 @@ const TIME_MAX: Duration = Duration::from_secs(7 * 86_400);
 /// Resolves the whole file; `None` only where nothing sensible is left.
 pub(super) fn resolve(file: &At<raw::File>, folder: &Path, hash: [u8; 32], report: &mut Report) -> Option<Config> {
     let raw = file.get();
-    let mut resolver =
-        Resolver { folder, report, ca: None, names_ca: raw.ca.is_some(), listening: Vec::new(), files: Vec::new() };
+    let mut resolver = Resolver {
+        folder,
+        report,
+        ca: None,
+        names_ca: raw.ca.is_some(),
+        listening: Vec::new(),
+        files: Vec::new(),
+        names_acme: raw.acme.is_some(),
+        orders: None,
+    };
     let engine = raw.engine.as_ref().and_then(|engine| resolver.engine(engine));
     resolver.ca = raw.ca.as_ref().and_then(|ca| resolver.authority(ca));
+    let acme = raw.acme.as_ref().and_then(|acme| resolver.acme(acme));
     let inbound = resolver.inbound(&raw.inbound);
+    let acme = resolver.provable(acme, &inbound);
     let outbound = resolver.outbound(&raw.outbound);
     if raw.inbound.is_empty() && raw.outbound.is_empty() && !file.is_pruned() {
         let cause = "nothing to do: neither `inbound` nor `outbound` has an entry";
@@ -58,7 +68,7 @@ pub(super) fn resolve(file: &At<raw::File>, folder: &Path, hash: [u8; 32], repor
     };
     let ca = resolver.ca.take();
     let files = std::mem::take(&mut resolver.files);
-    Some(Config { engine: engine?, inbound, outbound, ca, admin, log, threads, grace, hash, files })
+    Some(Config { engine: engine?, inbound, outbound, ca, acme, admin, log, threads, grace, hash, files })
 }
 
 /// What listens on an address.
@@ -90,10 +100,14 @@ pub(super) struct Resolver<'a> {
     listening: Vec<(SocketAddr, Use, Place)>,
     /// Files that were read with the rules.
     pub(super) files: Vec<NamedFile>,
+    /// Whether the file says where certificates are ordered.
+    pub(super) names_acme: bool,
+    /// A site that wants that.
+    pub(super) orders: Option<Place>,
 }
 
 impl Resolver<'_> {
-    fn time(&mut self, text: Option<&At<String>>, otherwise: Duration) -> Duration {
+    pub(super) fn time(&mut self, text: Option<&At<String>>, otherwise: Duration) -> Duration {
         let Some(text) = text else { return otherwise };
         match units::duration(text.get()) {
             Some(time) if !time.is_zero() && time <= TIME_MAX => time,
@@ -271,7 +285,14 @@ impl Resolver<'_> {
                 own_host: false,
                 proxy_protocol: site.backend_proxy_protocol,
             };
-            let upstream = self.upstream(&written);
+            let upstream = match &site.redirect {
+                Some(_) => self.redirect(site),
+                None => self.upstream(&written),
+            };
+            if site.backend.is_none() && site.redirect.is_none() && !entry.is_pruned() {
+                let hint = "backend: http://127.0.0.1:9000";
+                self.report.error(entry.place(), "`backend` is missing", Some(hint.to_owned()));
+            }
             let rules = Rules {
                 side: Side::Inbound,
                 fold_case: site.fold_case,
@@ -295,6 +316,7 @@ impl Resolver<'_> {
                 upstream,
                 tls: terms.clone(),
                 forwarding,
+                redirect: site.redirect.is_some(),
                 connect: Connect::Refuse,
                 ports: Box::default(),
                 rules,

@@ -14,6 +14,7 @@ use crate::admit::proxy_protocol::Version;
 use crate::outbound::egress::{Egress, Network};
 use crate::outbound::keys::ProxyKeys;
 use crate::rules::route::{Rule, RuleSet};
+use crate::tls::acme;
 use crate::tls::ca::Authority;
 use crate::tls::server::Terms;
 
@@ -28,6 +29,8 @@ pub struct Config {
     pub outbound: Vec<Listener>,
     /// The local certificate authority.
     pub ca: Option<Arc<Authority>>,
+    /// How certificates are ordered; only where some site wants one.
+    pub acme: Option<acme::Settings>,
     /// The admin listener.
     pub admin: Admin,
     /// How the log is written.
@@ -179,6 +182,8 @@ pub struct Site {
     pub tls: Option<Arc<Terms>>,
     /// Who asked, as its backend is told.
     pub forwarding: Forwarding,
+    /// Whether it only sends on to https; it has no servers then.
+    pub redirect: bool,
     /// What becomes of CONNECT.
     pub connect: Connect,
     /// Ports for which CONNECT may ask.

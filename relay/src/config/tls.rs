@@ -1,23 +1,27 @@
 //! TLS of listeners: certificates, keys and client authorities are read here, and held against the hosts that they are for.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use http::HeaderValue;
+use base64ct::{Base64UrlUnpadded, Encoding};
+use http::{HeaderValue, Uri};
 use sha2::{Digest, Sha256};
 use tokio_rustls::rustls::RootCertStore;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 
-use super::raw::tls::{ClientCertificate, Hsts, ProxyTls, SiteTls};
-use super::raw::{At, TlsMin};
+use super::raw::tls::{Acme, Binding, Challenge, ClientCertificate, Hsts, ProxyTls, SiteTls};
+use super::raw::{At, Inbound, TlsMin};
 use super::report::Place;
 use super::resolve::Resolver;
-use super::resolved::{Listener, ListenerTls, NamedFile};
+use super::resolved::{Listener, ListenerTls, NamedFile, Upstream};
+use super::sites::authorities;
 use super::units;
+use crate::rules::host::normal_host;
+use crate::tls::acme;
 use crate::tls::certificate::Certificate;
 use crate::tls::server::{Clients, Source, Terms};
 
@@ -42,6 +46,9 @@ impl Resolver<'_> {
         let tls = raw.get();
         let clients = self.clients(tls);
         let hsts = tls.hsts.as_ref().and_then(|hsts| self.hsts(hsts));
+        if let Some(acme) = tls.acme.as_ref().filter(|acme| *acme.get()) {
+            return self.ordered(acme.place(), tls, hosts, clients, hsts);
+        }
         let (certificate, key) = match (&tls.certificate, &tls.key) {
             (Some(certificate), Some(key)) => (certificate, key),
             (Some(one), None) | (None, Some(one)) => {
@@ -58,25 +65,155 @@ impl Resolver<'_> {
             }
         };
         let source = self.certificate(certificate, key)?;
-        if let Some(read) = source.current() {
+        if let Source::File { certificate: read, .. } = &source {
             for (place, host) in hosts.iter().filter(|(_, host)| !read.is_for(host)) {
                 let names = if read.names.is_empty() { "no host".into() } else { read.names.join(", ") };
                 let hint = format!("`{}` is for {names}", certificate.get());
                 self.report.error(*place, format!("the site's certificate is not for {host}"), Some(hint));
             }
         }
+        Some(self.terms(source, tls, clients, hsts))
+    }
+
+    fn terms(
+        &mut self,
+        certificate: Source,
+        tls: &SiteTls,
+        clients: Option<Clients>,
+        hsts: Option<HeaderValue>,
+    ) -> Arc<Terms> {
         if let Some(tells) = tls.client_certificate_header.as_ref().filter(|t| *t.get() && tls.client_ca.is_none()) {
             let hint = "name the authorities of client certificates: client_ca: clients.pem";
             self.report.error(tells.place(), "no client certificate is ever verified here", Some(hint.to_owned()));
         }
-        Some(Arc::new(Terms {
-            certificate: source,
+        Arc::new(Terms {
+            certificate,
             only_tls13: tls.min == Some(TlsMin::Tls13),
             clients,
             hsts,
             default: tls.default,
             tells_certificate: tls.client_certificate_header.as_ref().is_some_and(|tells| *tells.get()),
-        }))
+        })
+    }
+
+    /// TLS of a site whose certificate the relay orders.
+    fn ordered(
+        &mut self,
+        place: Place,
+        tls: &SiteTls,
+        hosts: &[(Place, Box<str>)],
+        clients: Option<Clients>,
+        hsts: Option<HeaderValue>,
+    ) -> Option<Arc<Terms>> {
+        for file in [&tls.certificate, &tls.key].into_iter().flatten() {
+            let hint = "keep either the files or `acme: true`";
+            self.report.error(file.place(), "the site's certificate is ordered, not read", Some(hint.to_owned()));
+        }
+        if !self.names_acme {
+            let hint =
+                "acme: {directory: https://…, store: /var/lib/relay/acme, terms_agreed: true} at the top of the file";
+            self.report.error(place, "the file does not say where certificates are ordered", Some(hint.to_owned()));
+        }
+        for (place, host) in hosts {
+            if host.starts_with('*') || host.parse::<IpAddr>().is_ok() || !host.contains('.') && **host != *"localhost"
+            {
+                let hint = "name the hosts, or give a certificate from a file";
+                let cause = format!("no certificate can be ordered for {host}: it cannot be proven this way");
+                self.report.error(*place, cause, Some(hint.to_owned()));
+            }
+        }
+        self.orders = Some(place);
+        let source = Source::Acme(hosts.iter().map(|(_, host)| host.clone()).collect());
+        Some(self.terms(source, tls, clients, hsts))
+    }
+
+    /// How certificates are ordered.
+    pub(super) fn acme(&mut self, raw: &At<Acme>) -> Option<acme::Settings> {
+        let written = raw.get();
+        if !written.terms_agreed && !raw.is_pruned() {
+            let hint = "read the terms of service of the authority, and say terms_agreed: true";
+            self.report.error(raw.place(), "the authority's terms are not agreed to", Some(hint.to_owned()));
+        }
+        for contact in written.contact.iter().filter(|contact| !contact.get().starts_with("mailto:")) {
+            let hint = "mailto:ops@example.com";
+            self.report.error(contact.place(), format!("`{}` is no contact", contact.get()), Some(hint.to_owned()));
+        }
+        let ca = written.ca.as_ref().and_then(|ca| authorities(ca, self.folder, self.report));
+        let binding = written.eab.as_ref().and_then(|binding| self.binding(binding));
+        let retry = self.time(written.retry.as_ref(), Duration::from_secs(60));
+        let directory = written.directory.as_ref()?;
+        let url = directory.get().parse::<Uri>().ok().filter(|url| {
+            url.scheme_str() == Some("https") && url.authority().is_some_and(|a| normal_host(a.as_str()).is_some())
+        });
+        if url.is_none() {
+            let hint = "https://acme-v02.api.letsencrypt.org/directory";
+            self.report.error(
+                directory.place(),
+                format!("`{}` is no directory", directory.get()),
+                Some(hint.to_owned()),
+            );
+        }
+        let store = written.store.as_ref()?;
+        let folder = self.folder.join(store.get());
+        if std::fs::metadata(&folder).is_ok_and(|found| !found.is_dir() || found.permissions().mode() & 0o077 != 0) {
+            let hint = format!("a folder that only the relay's user may enter: chmod 700 {}", store.get());
+            self.report.error(store.place(), format!("others may enter `{}`", store.get()), Some(hint));
+        }
+        Some(acme::Settings {
+            directory: directory.get().as_str().into(),
+            contact: written.contact.iter().map(|contact| contact.get().as_str().into()).collect(),
+            store: folder,
+            challenge: match written.challenge {
+                Challenge::TlsAlpn => acme::Challenge::TlsAlpn,
+                Challenge::Http => acme::Challenge::Http,
+            },
+            ca,
+            binding,
+            retry,
+        })
+    }
+
+    /// What the listeners come to together with how certificates are ordered.
+    pub(super) fn provable(
+        &mut self,
+        settings: Option<acme::Settings>,
+        inbound: &[Listener],
+    ) -> Option<acme::Settings> {
+        let place = self.orders?;
+        let settings = settings?;
+        if settings.challenge == acme::Challenge::Http && inbound.iter().all(|listener| listener.tls.is_some()) {
+            let hint = "a plain one on port 80: {listen: 0.0.0.0:80, hosts: [the same], redirect: https}";
+            self.report.error(
+                place,
+                "http-01 needs a plain inbound listener, and there is none",
+                Some(hint.to_owned()),
+            );
+        }
+        Some(settings)
+    }
+
+    fn binding(&mut self, raw: &Binding) -> Option<acme::Binding> {
+        let (id, key) = (raw.kid.as_ref()?, raw.key.as_ref()?);
+        let text = self.named_file(key, "")?;
+        self.private(key, "others may read the account's key");
+        match Base64UrlUnpadded::decode_vec(String::from_utf8_lossy(&text).trim().trim_end_matches('=')) {
+            Ok(bytes) if !bytes.is_empty() => {
+                Some(acme::Binding { id: id.get().as_str().into(), key: zeroize::Zeroizing::new(bytes) })
+            }
+            _ => {
+                self.report.error(key.place(), format!("`{}` holds no key in base64url", key.get()), None);
+                None
+            }
+        }
+    }
+
+    /// Tells of a key that everyone may read.
+    fn private(&mut self, key: &At<String>, cause: &str) {
+        let mode = std::fs::metadata(self.folder.join(key.get())).map(|file| file.permissions().mode());
+        if mode.is_ok_and(|mode| mode & 0o007 != 0) {
+            let hint = format!("chmod 600 {}; its group may read it, others may not", key.get());
+            self.report.error(key.place(), cause, Some(hint));
+        }
     }
 
     /// TLS of an outbound listener.
@@ -116,6 +253,33 @@ impl Resolver<'_> {
         listener.tls = Some(ListenerTls::Sites { unnamed: default.clone().or(only), unknown: default });
     }
 
+    /// A site that only sends on to https: nothing stands behind it.
+    pub(super) fn redirect(&mut self, site: &Inbound) -> Option<Upstream> {
+        let tls = site.tls.as_ref().map(At::place);
+        let backend = site.backend.as_ref().map(At::place);
+        let rules = site.rules.first().map(At::place);
+        for (other, cause) in [
+            (tls, "what came over TLS need not be sent on to https"),
+            (backend, "nothing reaches a backend from a site that sends on to https"),
+            (rules, "no message is ruled by a site that sends on to https"),
+        ] {
+            if let Some(place) = other {
+                self.report.error(place, cause, Some("keep this or `redirect`".to_owned()));
+            }
+        }
+        Some(Upstream {
+            servers: Vec::new(),
+            tls: None,
+            host: None,
+            base_path: Box::default(),
+            egress: None,
+            health: None,
+            pool_idle: 0,
+            pool_idle_timeout: Duration::ZERO,
+            proxy_protocol: None,
+        })
+    }
+
     /// A certificate with its key, from their files.
     fn certificate(&mut self, certificate: &At<String>, key: &At<String>) -> Option<Source> {
         let texts = (self.named_file(certificate, ""), self.named_file(key, ""));
@@ -127,11 +291,7 @@ impl Resolver<'_> {
                 return None;
             }
         };
-        let mode = std::fs::metadata(self.folder.join(key.get())).map(|file| file.permissions().mode());
-        if mode.is_ok_and(|mode| mode & 0o007 != 0) {
-            let hint = format!("chmod 600 {}; its group may read it, others may not", key.get());
-            self.report.error(key.place(), "others may read the certificate's key", Some(hint));
-        }
+        self.private(key, "others may read the certificate's key");
         let now = SystemTime::now();
         let told = if now >= read.not_after {
             Some("has expired: clients turn away")

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use http::{HeaderValue, Method, Request, Response, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
@@ -19,10 +19,11 @@ use crate::exchange::flow::{Exchange, Shared};
 use crate::exchange::headers::request_id;
 use crate::exchange::stream::{Done, DownBody};
 use crate::log::Message;
-use crate::metrics::NONE;
+use crate::metrics::{NONE, OK};
 use crate::outbound::connect::{self, Intercepted, Target};
 use crate::outbound::keys::Proof;
-use crate::state::State;
+use crate::rules::host::normal_host;
+use crate::state::{SiteState, State};
 use crate::{inbound, outbound, wellknown};
 
 /// How long a client may take to read an answer of the relay's own.
@@ -43,6 +44,12 @@ impl Edge {
             let answer = wellknown::answer(&state.engine, request.uri()).await;
             return answer.map(|body| DownBody::whole(body, Done::new(Arc::clone(&conversation), REFUSAL)));
         }
+        if refusal.is_none() && self.side == Side::Inbound && visit.session.is_none() {
+            let proof = state.acme.as_ref().and_then(|acme| acme.challenges().http(request.uri().path()));
+            if let Some(proof) = proof {
+                return Response::new(DownBody::whole(proof, Done::new(Arc::clone(&conversation), REFUSAL)));
+            }
+        }
         let sited = match refusal {
             Some(failure) => Err(failure),
             None if request.method() == Method::CONNECT => {
@@ -57,6 +64,10 @@ impl Edge {
             None => self.site(&state, &request, &visit),
         };
         match sited {
+            Ok((site, _)) if site.site.redirect => {
+                let response = redirect(&request, &site, &id, started);
+                response.map(|body| DownBody::whole(body, Done::new(conversation, REFUSAL)))
+            }
             Ok((site, target)) => {
                 let shared = Shared {
                     connector: &self.connector,
@@ -142,7 +153,7 @@ impl Edge {
         state: &State,
         request: &Request<Incoming>,
         visit: &Visit,
-    ) -> Result<(Arc<crate::state::SiteState>, Option<Box<str>>), Failure> {
+    ) -> Result<(Arc<SiteState>, Option<Box<str>>), Failure> {
         let (config, listener) = state.listener(self.address, self.side).ok_or(Failure::UnknownHost)?;
         let host = request.headers().get(header::HOST).and_then(|h| h.to_str().ok()).ok_or(Failure::UnknownHost)?;
         match self.side {
@@ -178,4 +189,36 @@ impl Edge {
             Side::Outbound => outbound::destination(config, listener, host, request.uri()).map(|d| (d.site, d.target)),
         }
     }
+}
+
+/// Sends a request on to https, where it has told nothing yet; else it is refused, so that nobody gets used to it.
+fn redirect(
+    request: &Request<Incoming>,
+    site: &SiteState,
+    id: &HeaderValue,
+    started: Instant,
+) -> Response<bytes::Bytes> {
+    let host = request.headers().get(header::HOST).and_then(|host| normal_host(host.to_str().ok()?));
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    let asks = matches!(*request.method(), Method::GET | Method::HEAD);
+    let url = host.filter(|_| asks).and_then(|host| {
+        let host = if host.contains(':') { format!("[{host}]") } else { host.into_owned() };
+        HeaderValue::from_str(&format!("https://{host}{path}")).ok()
+    });
+    let (outcome, mut response) = match (url, answer::cause_of(&Failure::Plaintext)) {
+        (Some(url), _) => {
+            let mut response = Response::new(bytes::Bytes::new());
+            *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+            response.headers_mut().insert(header::LOCATION, url);
+            (OK, response)
+        }
+        (None, Some(cause)) => {
+            let text = id.to_str().unwrap_or_default();
+            (cause.code, answer::problem(cause, &Failure::Plaintext, text, None))
+        }
+        (None, None) => (OK, Response::new(bytes::Bytes::new())),
+    };
+    site.metrics.answered(None, outcome, response.status(), started.elapsed());
+    response.headers_mut().insert("x-request-id", id.clone());
+    response
 }

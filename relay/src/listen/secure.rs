@@ -7,7 +7,8 @@ use pingora_core::protocols::Stream;
 use pingora_core::server::ShutdownWatch;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::LazyConfigAcceptor;
-use tokio_rustls::rustls::server::Acceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::server::{Acceptor, ClientHello};
 use tokio_rustls::server::TlsStream;
 
 use super::Edge;
@@ -18,6 +19,7 @@ use crate::exchange::flow::Client;
 use crate::metrics::Handshake;
 use crate::rules::host::normal_host;
 use crate::state::{SiteState, State};
+use crate::tls::acme::challenge::PROTOCOL;
 use crate::tls::server::{NO_CERTIFICATE, Session, Terminator, UNRECOGNIZED_NAME, client_headers};
 
 impl Edge {
@@ -38,7 +40,7 @@ impl Edge {
         drop(deadline);
         let (ended, accepted) = match accepted {
             Some(Ok(Some(accepted))) => (Handshake::Done, Some(accepted)),
-            Some(Ok(None)) => (Handshake::NoSite, None),
+            Some(Ok(None)) => return,
             Some(Err(error)) => {
                 tracing::debug!(listener = %self.address, %error, "TLS handshake");
                 (Handshake::Failed, None)
@@ -52,18 +54,29 @@ impl Edge {
         self.go_on::<TlsStream<Stream>>(&visit, limits, shutdown).await;
     }
 
-    /// `None` where an alert was sent because no site is meant.
+    /// `None` where no request is to follow: an alert was sent because no site is meant, or a host was proven to a certificate authority.
     async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         stream: S,
     ) -> io::Result<Option<(TlsStream<S>, Arc<Session>)>> {
         let mut start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        let proof = {
+            let state = self.live.current();
+            proof(&state, &start.client_hello())
+        };
+        if let Some(config) = proof {
+            let mut stream = start.into_stream(config).await?;
+            self.metrics.handshake(self.side, Handshake::Challenge);
+            stream.shutdown().await?;
+            return Ok(None);
+        }
         let Chosen { terminator, name } = {
             let state = self.live.current();
             let hello = start.client_hello();
             match self.terminator(&state, hello.server_name()) {
                 Ok(found) => found,
                 Err(alert) => {
+                    self.metrics.handshake(self.side, Handshake::NoSite);
                     // Whether it gets there changes nothing.
                     let _ = start.io.write_all(&alert).await;
                     let _ = start.io.shutdown().await;
@@ -103,8 +116,19 @@ impl Edge {
             (None, Some(terms)) => listener.terminator(terms),
             (None, None) => return Err(UNRECOGNIZED_NAME),
         };
+        let found = found.filter(|terminator| terminator.certificate().is_some());
         found.map(|terminator| Chosen { terminator, name }).ok_or(NO_CERTIFICATE)
     }
+}
+
+/// What ends TLS for a certificate authority that looks for the proof of a host: it offers that protocol and no other (RFC 8737 §3).
+fn proof(state: &State, hello: &ClientHello<'_>) -> Option<Arc<ServerConfig>> {
+    let acme = state.acme.as_ref()?;
+    let mut offered = hello.alpn()?;
+    if offered.next()? != PROTOCOL || offered.next().is_some() {
+        return None;
+    }
+    acme.challenges().tls(&normal_host(hello.server_name()?)?)
 }
 
 /// What a client's first message comes to.

@@ -18,6 +18,8 @@ use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
+use super::acme::Acme;
+use super::acme::slot::{Slot, Standing};
 use super::certificate::Certificate;
 
 /// A fatal alert (RFC 8446 §6.2), in the clear, as a server says it before any key is agreed on.
@@ -53,7 +55,7 @@ pub struct Terms {
 }
 
 /// Where a certificate comes from.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Source {
     /// From files, read when the rules were.
     File {
@@ -62,19 +64,34 @@ pub enum Source {
         /// What was read.
         certificate: Arc<Certificate>,
     },
+    /// Ordered by the relay for these hosts.
+    Acme(Box<[Box<str>]>),
 }
 
 impl Source {
     fn is_same(&self, other: &Self) -> bool {
-        let (Self::File { name: one, .. }, Self::File { name: two, .. }) = (self, other);
-        one == two
+        match (self, other) {
+            (Self::File { name: one, .. }, Self::File { name: two, .. }) => one == two,
+            (Self::Acme(one), Self::Acme(two)) => one == two,
+            _ => false,
+        }
     }
+}
 
-    /// The certificate in use; `None` while there is none.
-    #[must_use]
-    pub fn current(&self) -> Option<Arc<Certificate>> {
-        let Self::File { certificate, .. } = self;
-        Some(Arc::clone(certificate))
+/// The certificate that is shown to clients.
+#[derive(Debug)]
+enum Shown {
+    Fixed(Arc<Certificate>),
+    /// Renewed while it is in use.
+    Managed(Arc<Slot>),
+}
+
+impl Shown {
+    fn current(&self) -> Option<Arc<Certificate>> {
+        match self {
+            Self::Fixed(certificate) => Some(Arc::clone(certificate)),
+            Self::Managed(slot) => slot.current(),
+        }
     }
 }
 
@@ -114,7 +131,7 @@ impl Terms {
 #[error("TLS cannot be set up")]
 pub struct SetupError;
 
-fn config(terms: &Terms) -> Result<Arc<ServerConfig>, SetupError> {
+fn config(terms: &Terms, shown: &Arc<Shown>) -> Result<Arc<ServerConfig>, SetupError> {
     let provider = Arc::new(ring::default_provider());
     let versions: &[_] = if terms.only_tls13 { &[&TLS13] } else { &[&TLS13, &TLS12] };
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -129,8 +146,7 @@ fn config(terms: &Terms) -> Result<Arc<ServerConfig>, SetupError> {
             builder.with_client_cert_verifier(verifier.build().map_err(|_| SetupError)?)
         }
     };
-    let Source::File { certificate, .. } = &terms.certificate;
-    let mut config = builder.with_cert_resolver(Arc::new(One(Arc::clone(&certificate.key))));
+    let mut config = builder.with_cert_resolver(Arc::new(Own(Arc::clone(shown))));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     // Tickets alone: a store of sessions would be one lock for all worker threads.
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -144,11 +160,11 @@ fn config(terms: &Terms) -> Result<Arc<ServerConfig>, SetupError> {
 
 /// The one certificate of a site.
 #[derive(Debug)]
-struct One(Arc<CertifiedKey>);
+struct Own(Arc<Shown>);
 
-impl ResolvesServerCert for One {
+impl ResolvesServerCert for Own {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.0))
+        self.0.current().map(|certificate| Arc::clone(&certificate.key))
     }
 }
 
@@ -159,6 +175,7 @@ pub struct Terminator {
     pub terms: Arc<Terms>,
     /// For the rest of a handshake.
     pub config: Arc<ServerConfig>,
+    shown: Arc<Shown>,
 }
 
 impl Terminator {
@@ -166,8 +183,27 @@ impl Terminator {
     ///
     /// # Errors
     /// The library refuses what was checked when the rules were read.
-    pub fn new(terms: &Arc<Terms>) -> Result<Arc<Self>, SetupError> {
-        Ok(Arc::new(Self { terms: Arc::clone(terms), config: config(terms)? }))
+    pub fn new(terms: &Arc<Terms>, acme: Option<&Acme>) -> Result<Arc<Self>, SetupError> {
+        let shown = Arc::new(match &terms.certificate {
+            Source::File { certificate, .. } => Shown::Fixed(Arc::clone(certificate)),
+            Source::Acme(hosts) => Shown::Managed(acme.and_then(|acme| acme.slot(hosts)).cloned().ok_or(SetupError)?),
+        });
+        Ok(Arc::new(Self { terms: Arc::clone(terms), config: config(terms, &shown)?, shown }))
+    }
+
+    /// The certificate in use; `None` while there is none.
+    #[must_use]
+    pub fn certificate(&self) -> Option<Arc<Certificate>> {
+        self.shown.current()
+    }
+
+    /// What is known of a certificate that the relay orders itself.
+    #[must_use]
+    pub fn standing(&self) -> Option<Standing> {
+        match &*self.shown {
+            Shown::Fixed(_) => None,
+            Shown::Managed(slot) => Some(slot.standing()),
+        }
     }
 }
 
