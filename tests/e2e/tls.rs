@@ -406,7 +406,15 @@ print(client.getresponse().read().decode(), end="")
 /// A session is resumed where no client certificate is asked for, and never where one is.
 #[test]
 fn sessions_resume_for_their_own_site_alone() {
-    let edge = Edge::start(&[("a.example", ""), ("b.example", "")]);
+    let (clients, own) = (TestCa::new(), folder());
+    let file = |name: &str, text: &str| {
+        std::fs::write(own.path().join(name), text).unwrap();
+        own.path().join(name).display().to_string()
+    };
+    let (certificate, key) = clients.leaf("good.client", |_| ());
+    let (ca, certificate, key) = (file("ca.pem", &clients.pem), file("good.pem", &certificate), file("good.key", &key));
+    let strict = format!(", client_ca: {ca}");
+    let edge = Edge::start(&[("a.example", ""), ("b.example", ""), ("strict.example", &strict)]);
     let session = edge.file("session");
     for version in ["-tls1_2", "-tls1_3"] {
         let _ = std::fs::remove_file(&session);
@@ -427,5 +435,11 @@ fn sessions_resume_for_their_own_site_alone() {
         assert!(Path::new(&session).exists(), "{version}: a session was given");
         assert!(!reused("b.example", &["-sess_in", &session]), "{version}: another site's session");
         assert!(reused("a.example", &["-sess_in", &session]), "{version}");
+        let member = ["-cert", &certificate, "-key", &key];
+        assert!(!reused("strict.example", &[&member[..], &["-sess_out", &session]].concat()));
+        assert!(
+            !reused("strict.example", &[&member[..], &["-sess_in", &session]].concat()),
+            "{version}: it proves itself anew"
+        );
     }
 }
