@@ -3,7 +3,7 @@
 //! Journey of a message, in the order of the modules:
 //!
 //! 1. [`config`]: the rules file, read raw, then resolved into types that cannot be wrong; [`state`]: what is built from it;
-//! 2. [`listen`]: accepts connections; [`tls`]: ends TLS where destinations are intercepted; [`admit`]: lets only what is beyond doubt reach the codec;
+//! 2. [`listen`]: accepts connections; [`tls`]: ends TLS, at listeners and where destinations are intercepted; [`admit`]: lets only what is beyond doubt reach the codec;
 //! 3. [`inbound`], [`outbound`]: which site a request is for;
 //! 4. [`rules`]: which rules it meets, and what they plan for its bodies;
 //! 5. [`body`]: holds a ruled body whole, replaces every planned value, and only then yields a [`body::Sealed`];

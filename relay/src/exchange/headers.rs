@@ -98,6 +98,7 @@ pub fn strip_trailers(trailers: &mut HeaderMap) {
     for name in &FORBIDDEN {
         trailers.remove(name);
     }
+    remove_client_certificate(trailers);
 }
 
 /// The protocol that a request asks to change to, as it stands in `Upgrade`.
@@ -145,13 +146,23 @@ pub fn has_no_body(method: &Method, status: StatusCode) -> bool {
 pub fn client_certificate(headers: &mut HeaderMap, client: Option<&(HeaderValue, Option<HeaderValue>)>) {
     const CERTIFICATE: HeaderName = HeaderName::from_static("client-cert");
     const CHAIN: HeaderName = HeaderName::from_static("client-cert-chain");
-    headers.remove(&CERTIFICATE);
-    headers.remove(&CHAIN);
+    remove_client_certificate(headers);
     if let Some((certificate, chain)) = client {
         headers.insert(CERTIFICATE, certificate.clone());
         if let Some(chain) = chain {
             headers.insert(CHAIN, chain.clone());
         }
+    }
+}
+
+/// Takes out what a client says of its certificate, also in the spelling that some backends read as the same name.
+fn remove_client_certificate(fields: &mut HeaderMap) {
+    let said = |name: &HeaderName| {
+        let name = name.as_str();
+        name.starts_with("client") && matches!(&*name.replace('_', "-"), "client-cert" | "client-cert-chain")
+    };
+    while let Some(name) = fields.keys().find(|name| said(name)).cloned() {
+        fields.remove(name);
     }
 }
 
@@ -210,6 +221,26 @@ mod tests {
         let mut left: Vec<_> = h.iter().map(|(n, v)| format!("{n}: {}", v.to_str().unwrap())).collect();
         left.sort();
         assert_eq!(left, ["connection: te", "host: a", "te: trailers", "x-forwarded-for: 1.2.3.4", "x-stays: 1"]);
+    }
+
+    #[test]
+    fn what_a_client_says_of_its_certificate_is_gone_in_every_spelling() {
+        let said = [
+            ("client-cert", ":AAAA:"),
+            ("client_cert", ":AAAA:"),
+            ("client-cert-chain", ":AAAA:"),
+            ("client_cert-chain", ":AAAA:"),
+            ("client-certainly", "1"),
+        ];
+        let mut none = headers(&said);
+        client_certificate(&mut none, None);
+        assert_eq!(none, headers(&said[4..]));
+        let mut told = headers(&said);
+        client_certificate(&mut told, Some(&(HeaderValue::from_static(":BBBB:"), None)));
+        assert_eq!(told, headers(&[("client-certainly", "1"), ("client-cert", ":BBBB:")]));
+        let mut trailers = headers(&said);
+        strip_trailers(&mut trailers);
+        assert_eq!(trailers, headers(&said[4..]));
     }
 
     #[test]
