@@ -337,6 +337,18 @@ fn plaintext_and_slow_handshakes_get_nothing_through() {
     assert!(idle.ask(b"").is_err(), "closed without a word");
     assert!(started.elapsed() < Duration::from_secs(20), "closed after {:?}", started.elapsed());
     assert_eq!(edge.handshakes("late"), 2.0);
+    // A first message that never ends is cut long before its time.
+    let failed = edge.handshakes("failed");
+    let mut endless = TcpStream::connect(edge.address).unwrap();
+    endless.set_read_timeout(Some(PATIENCE)).unwrap();
+    let record = [&[22, 3, 1, 16, 4, 1, 0, 255, 255][..], &[0; 4096]].concat();
+    let more = [&[22, 3, 1, 16, 0][..], &[0; 4096]].concat();
+    let sent = [record, more.clone(), more.clone(), more.clone(), more].concat();
+    // The relay may be gone before it is all sent.
+    let _ = endless.write_all(&sent);
+    let _ = endless.read_to_end(&mut Vec::new());
+    eventually("a failed handshake", || (edge.handshakes("failed") > failed).then_some(()));
+    assert_eq!(edge.handshakes("late"), 2.0);
     let mut plain = Connection::open(edge.address);
     plain.send(request(SHOP).as_bytes()).unwrap();
     let got = plain.rest().unwrap_or_default();

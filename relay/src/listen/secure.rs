@@ -1,15 +1,17 @@
 //! TLS at a listener: the first message chooses the site, the rest of the handshake is held to that site's terms.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use pingora_core::protocols::Stream;
 use pingora_core::server::ShutdownWatch;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio_rustls::LazyConfigAcceptor;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::server::{Acceptor, ClientHello};
 use tokio_rustls::server::TlsStream;
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use super::Edge;
 use super::visit::Visit;
@@ -21,6 +23,9 @@ use crate::rules::host::normal_host;
 use crate::state::{SiteState, State};
 use crate::tls::acme::challenge::PROTOCOL;
 use crate::tls::server::{NO_CERTIFICATE, Session, Terminator, UNRECOGNIZED_NAME, client_headers};
+
+/// Most bytes of a client's first message.
+const HELLO_MAX: usize = 16 * 1024;
 
 impl Edge {
     /// Ends TLS on a fresh connection, and serves what comes through. The handshake and the first request's head share one deadline.
@@ -57,9 +62,11 @@ impl Edge {
     /// `None` where no request is to follow: an alert was sent because no site is meant, or a host was proven to a certificate authority.
     async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
-        stream: S,
+        mut stream: S,
     ) -> io::Result<Option<(TlsStream<S>, Arc<Session>)>> {
-        let mut start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        let hello = Hello { stream: &mut stream, left: HELLO_MAX };
+        let accepted = LazyConfigAcceptor::new(Acceptor::default(), hello).await?.accepted;
+        let mut start = StartHandshake::from_parts(accepted, stream);
         let proof = {
             let state = self.live.current();
             proof(&state, &start.client_hello())
@@ -118,6 +125,38 @@ impl Edge {
         };
         let found = found.filter(|terminator| terminator.certificate().is_some());
         found.map(|terminator| Chosen { terminator, name }).ok_or(NO_CERTIFICATE)
+    }
+}
+
+/// A connection whose client has said nothing yet. Nobody needs more than [`HELLO_MAX`] for that, and whoever never ends is cut before it takes room.
+struct Hello<'s, S> {
+    stream: &'s mut S,
+    left: usize,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Hello<'_, S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.left == 0 {
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        }
+        let before = out.filled().len();
+        ready!(Pin::new(&mut *self.stream).poll_read(cx, out))?;
+        self.left = self.left.saturating_sub(out.filled().len() - before);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Hello<'_, S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.stream).poll_shutdown(cx)
     }
 }
 
