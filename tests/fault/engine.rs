@@ -15,7 +15,7 @@ use e3_tests::port;
 use e3_tests::process::Program;
 use e3_tests::stack::{Engine, Relay, endpoint, folder};
 use e3_wire::{Refusal, RequestRefusal};
-use proxied::{TestCa, Through};
+use proxied::{TestCa, Through, curl};
 
 const HOST: &str = "api.shop.example";
 const CARD: &str = r#"{"card":{"number":"4111111111111111","cvc":"737"},"kept":1.10}"#;
@@ -86,6 +86,19 @@ inbound:
         Self { _relay: relay, backend, inbound, secure, outbound, ca, site_ca, _folder: folder }
     }
 
+    fn secure_http2(&self) -> Way {
+        let port = self.secure.port();
+        let known = ["--resolve".to_owned(), format!("{HOST}:{port}:127.0.0.1")];
+        let trust = ["--cacert".to_owned(), self.site_ca.display().to_string()];
+        Way::Http2([known, trust].concat(), format!("https://{HOST}:{port}/v1/orders"))
+    }
+
+    fn connect_http2(&self, host: &str) -> Way {
+        let proxy = ["--proxy".to_owned(), format!("http://{}", self.outbound)];
+        let trust = ["--cacert".to_owned(), self.ca.display().to_string()];
+        Way::Http2([proxy, trust].concat(), format!("https://{host}/charges/1"))
+    }
+
     fn order(&self, body: &str) -> e3_tests::client::Answer {
         once(self.inbound, &json_request("POST", "/v1/orders", HOST, body))
     }
@@ -98,6 +111,8 @@ enum Way {
     Tls,
     /// Through CONNECT to the outbound listener, in TLS that ends in the relay.
     Connect,
+    /// The same two over HTTP/2, by curl.
+    Http2(Vec<String>, String),
 }
 
 /// Sends an order, and a charge in either way; all are refused in time with this status and code, and nothing reaches the backend.
@@ -111,16 +126,24 @@ fn nothing_leaves(behaviour: Behaviour, status: u16, codes: &[&str]) {
         (Way::Plain(stack.outbound), json_request("POST", "/charges/1", pay, &charge)),
         (Way::Tls, json_request("POST", "/v1/orders", HOST, CARD)),
         (Way::Connect, json_request("POST", "/charges/1", pay, &charge)),
+        (stack.secure_http2(), Vec::from(CARD)),
+        (stack.connect_http2(pay), charge.clone().into_bytes()),
     ];
     for (way, request) in sent {
         let mut through = match way {
-            Way::Plain(_) => None,
+            Way::Plain(_) | Way::Http2(..) => None,
             Way::Tls => Some(Through::direct(stack.secure, &stack.site_ca, HOST)),
             Way::Connect => Some(Through::open(stack.outbound, &stack.ca, pay)),
         };
         let started = Instant::now();
         let answer = match (way, &mut through) {
             (Way::Plain(address), _) => once(address, &request),
+            (Way::Http2(arguments, url), _) => {
+                let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+                let answer = curl(&arguments, &url, std::str::from_utf8(&request).ok());
+                assert!(answer.head.starts_with("HTTP/2 "), "{}", answer.head);
+                answer
+            }
             (_, Some(through)) => through.ask(&request).expect("an answer"),
             (_, None) => unreachable!("opened just now"),
         };

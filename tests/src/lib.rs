@@ -8,6 +8,7 @@
 pub mod backend;
 pub mod client;
 pub mod engine_double;
+pub mod frames;
 pub mod host;
 #[cfg(feature = "nitro")]
 pub mod nitro;

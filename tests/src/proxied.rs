@@ -223,3 +223,18 @@ fn converse(stream: TcpStream, config: Arc<ServerConfig>, bytes: &AtomicUsize, h
         }
     }
 }
+
+/// One request by curl: a POST of JSON, or a GET without a body. Its own head stands in the answer, the one of a CONNECT does not.
+pub fn curl(arguments: &[&str], url: &str, body: Option<&str>) -> Answer {
+    let mut curl = std::process::Command::new("curl");
+    curl.args(["-sS", "-i", "--suppress-connect-headers", "--max-time", "20"]).args(arguments);
+    if let Some(body) = body {
+        curl.args(["-H", "Content-Type: application/json", "--data-binary", body]);
+    }
+    let done = curl.arg(url).output().expect("curl runs");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let end = done.stdout.windows(4).position(|end| end == b"\r\n\r\n").expect("a head");
+    let head = String::from_utf8(done.stdout[..end].to_vec()).expect("a head in text");
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+    Answer { status, head, body: done.stdout[end + 4..].to_vec() }
+}

@@ -19,7 +19,10 @@ const DECLINED: u8 = 2;
 const AGREED: u8 = 3;
 
 /// How long a client may take to read an answer after which the connection closes.
-pub(super) const LINGER: Duration = Duration::from_secs(5);
+pub const LINGER: Duration = Duration::from_secs(5);
+
+/// Most bytes that are read and thrown away after a refusal, so that the client gets to read the answer.
+pub const LINGER_MAX: usize = 1024 * 1024;
 
 /// A tunnel that the connection's task carries on when HTTP is over.
 pub type Tunnel = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -30,6 +33,8 @@ pub struct Conversation {
     /// The connection's one deadline: for its head and its idle time while no message is worked on, else the handler's.
     pub deadline: Arc<Deadline>,
     limits: ConnectionLimits,
+    /// This is one stream of HTTP/2.
+    stream: bool,
     /// Heads that were let through, the marker for a refused one included.
     heads: AtomicU32,
     /// Requests that a handler took.
@@ -75,11 +80,16 @@ impl Conversation {
     /// A fresh connection; the time for its first head runs from now.
     #[must_use]
     pub fn new(limits: ConnectionLimits) -> Arc<Self> {
+        Self::of(limits, false)
+    }
+
+    fn of(limits: ConnectionLimits, stream: bool) -> Arc<Self> {
         let deadline = Deadline::new();
         deadline.set(limits.head_time);
         Arc::new(Self {
             deadline,
             limits,
+            stream,
             heads: AtomicU32::new(0),
             taken: AtomicU32::new(0),
             answered: AtomicU32::new(0),
@@ -97,8 +107,25 @@ impl Conversation {
         })
     }
 
+    /// One stream of an HTTP/2 connection: its head has come, and no other will. `refusal` is what is wrong with it.
+    #[must_use]
+    pub fn of_stream(limits: ConnectionLimits, refusal: Option<Failure>) -> Arc<Self> {
+        let conversation = Self::of(limits, true);
+        conversation.head_came(false);
+        if let Some(failure) = refusal {
+            let _ = conversation.refusal.set(failure);
+        }
+        conversation
+    }
+
     fn slow(&self) -> MutexGuard<'_, Slow> {
         self.slow.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this is one stream of HTTP/2.
+    #[must_use]
+    pub fn is_stream(&self) -> bool {
+        self.stream
     }
 
     /// The limits of the connection.
@@ -252,7 +279,7 @@ impl Conversation {
         }
     }
 
-    /// Leaves a tunnel to the connection's task.
+    /// Leaves a tunnel, or what else is to go on behind the answer, to the connection's task.
     pub fn leave_tunnel(&self, tunnel: Tunnel) {
         self.slow().tunnel = Some(tunnel);
     }

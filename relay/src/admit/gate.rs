@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
 use super::chunked::Chunked;
-use super::conversation::{Conversation, LINGER};
+use super::conversation::{Conversation, LINGER, LINGER_MAX};
 use super::head::{self, BodyFraming};
 use crate::error::{Failure, Framing};
 
@@ -23,9 +23,6 @@ const MARKER: &[u8] = b"GET / HTTP/1.1\r\nHost: refused.invalid\r\nConnection: c
 
 /// Bytes asked for at a time while a head comes in pieces.
 const PIECE: usize = 4 * 1024;
-
-/// Most bytes that are read and thrown away after a refusal, so that the client gets to read the answer.
-const LINGER_MAX: usize = 1024 * 1024;
 
 /// Where the stream is in the message that comes in.
 #[derive(Debug)]

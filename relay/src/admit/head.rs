@@ -83,9 +83,7 @@ impl<'a> RequestLine<'a> {
             b"HTTP/1.0" => 0,
             _ => return Err(Framing::RequestLine),
         };
-        let visible = |b: &u8| matches!(b, 0x21..=0x7e) && *b != b'#';
-        if method.is_empty() || !method.iter().all(|b| is_token(*b)) || target.is_empty() || !target.iter().all(visible)
-        {
+        if method.is_empty() || !method.iter().all(|b| is_token(*b)) || !is_target(target) {
             return Err(Framing::RequestLine);
         }
         let connect = method == b"CONNECT";
@@ -196,14 +194,19 @@ pub(super) fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Framing> {
     Ok((name, value.trim_ascii()))
 }
 
+/// Whether a request target consists of visible characters; a fragment is none of its parts.
+pub(super) fn is_target(target: &[u8]) -> bool {
+    !target.is_empty() && target.iter().all(|b| matches!(b, 0x21..=0x7e) && *b != b'#')
+}
+
 /// Whether a name is `name` once case and `_` for `-` are overlooked, as some backends do.
-fn is_spelled(name: &[u8], expected: &[u8]) -> bool {
+pub(super) fn is_spelled(name: &[u8], expected: &[u8]) -> bool {
     name.len() == expected.len()
         && name.iter().zip(expected).all(|(a, b)| a.to_ascii_lowercase() == *b || (*a == b'_' && *b == b'-'))
 }
 
 /// RFC 9110 §8.6: digits and nothing else. 18 of them always fit 64 bits.
-fn decimal(value: &[u8]) -> Option<u64> {
+pub(super) fn decimal(value: &[u8]) -> Option<u64> {
     if value.is_empty() || value.len() > 18 {
         return None;
     }
@@ -211,7 +214,7 @@ fn decimal(value: &[u8]) -> Option<u64> {
 }
 
 /// `host[:port]` (RFC 9110 §7.2) without user information; host is a name, an IPv4 address or a bracketed IPv6 address.
-fn is_authority(value: &[u8]) -> bool {
+pub(super) fn is_authority(value: &[u8]) -> bool {
     let (host, port) = match value {
         [b'[', rest @ ..] => match rest.iter().position(|b| *b == b']') {
             Some(end) => match &rest[end + 1..] {
@@ -240,7 +243,7 @@ fn is_authority(value: &[u8]) -> bool {
 }
 
 /// `host:port` without the port.
-fn without_port(authority: &[u8]) -> &[u8] {
+pub(super) fn without_port(authority: &[u8]) -> &[u8] {
     match authority.iter().rposition(|b| *b == b':') {
         Some(colon) if !authority.ends_with(b"]") => &authority[..colon],
         _ => authority,

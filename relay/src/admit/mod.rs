@@ -6,12 +6,14 @@
 //! 1. [`head`]: the grammar of one head, and how its body is framed;
 //! 2. [`chunked`]: the grammar of a chunked body;
 //! 3. [`gate`]: the byte stream that lets pass what the two accept, and marks what they refuse;
-//! 4. [`conversation`]: what gate, handlers and the connection's task tell each other.
+//! 4. [`decoded`]: the same for requests that come in frames and not as text;
+//! 5. [`conversation`]: what gate, handlers and the connection's task tell each other.
 //!
 //! [`proxy_protocol`] stands before all of it: who opened the connection, where a balancer says so.
 
 pub mod chunked;
 pub mod conversation;
+pub mod decoded;
 pub mod gate;
 pub mod head;
 pub mod proxy_protocol;

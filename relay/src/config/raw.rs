@@ -603,6 +603,11 @@ pub struct Connections {
     pub head_bytes: Option<At<String>>,
     /// Most header fields of a request; 100 when absent.
     pub head_fields: Option<At<usize>>,
+    /// Most requests at once on an HTTP/2 connection; 100 when absent.
+    pub streams: Option<At<usize>>,
+    /// Clients may begin with HTTP/2 on a plain listener (prior knowledge). Over TLS they always may.
+    #[serde(default)]
+    pub h2c: bool,
     /// Most connections at once; 20000 when absent.
     pub most: Option<At<usize>>,
     /// Most connections at once from one address; 4000 when absent.

@@ -522,6 +522,8 @@ impl Resolver<'_> {
             idle_time: self.time(raw.idle_time.as_ref(), usual.idle_time),
             head_bytes: self.size(raw.head_bytes.as_ref(), usual.head_bytes, 1024 * 1024),
             head_fields: self.count(raw.head_fields.as_ref(), usual.head_fields, 1..=1000),
+            streams: u32::try_from(self.count(raw.streams.as_ref(), 100, 1..=1000)).unwrap_or(100),
+            h2c: raw.h2c,
             connections: self.count(raw.most.as_ref(), usual.connections, 1..=1_000_000),
             connections_per_client: self.count(
                 raw.most_per_client.as_ref(),
@@ -652,6 +654,8 @@ fn usual_connections() -> ConnectionLimits {
         idle_time: Duration::from_secs(75),
         head_bytes: 32 * 1024,
         head_fields: 100,
+        streams: 100,
+        h2c: false,
         connections: 20_000,
         connections_per_client: 4_000,
     }

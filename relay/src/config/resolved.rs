@@ -342,6 +342,10 @@ pub struct ConnectionLimits {
     pub head_bytes: usize,
     /// Most header fields of a request.
     pub head_fields: usize,
+    /// Most streams at once of an HTTP/2 connection.
+    pub streams: u32,
+    /// Whether plain connections may begin with HTTP/2 (RFC 9113 §3.3).
+    pub h2c: bool,
     /// Most connections at once; further ones are closed at accept.
     pub connections: usize,
     /// Most connections at once from one client address.

@@ -9,11 +9,12 @@ use e3_wire::{Context, Direction as Way};
 use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use pingora_core::connectors::TransportConnector;
 
+use super::arriving::Arriving;
 use super::forwarded::{self, Came};
 use super::headers;
 use super::records::Falling;
@@ -133,7 +134,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// Works the request off, and always has an answer: the upstream's, or a problem that says why not.
-    pub async fn run(mut self, request: Request<Incoming>) -> Response<DownBody> {
+    pub async fn run(mut self, request: Request<Arriving>) -> Response<DownBody> {
         let mut done = Done::new(Arc::clone(self.shared.conversation), self.site.site.limits.stream_time);
         done.hold(self.site.metrics.request());
         let (status, outcome, response) = match self.attempt(request).await {
@@ -222,7 +223,7 @@ impl<'a> Exchange<'a> {
         self.site.site.server_timing.then(Instant::now)
     }
 
-    async fn attempt(&mut self, request: Request<Incoming>) -> Result<Passed, Failure> {
+    async fn attempt(&mut self, request: Request<Arriving>) -> Result<Passed, Failure> {
         let (mut head, body) = request.into_parts();
         self.old_client = head.version < Version::HTTP_11;
         let site = self.site;
@@ -262,10 +263,10 @@ impl<'a> Exchange<'a> {
     async fn request_body(
         &mut self,
         head: &mut Parts,
-        body: Incoming,
+        body: Arriving,
         route: &Route,
         direction: Direction,
-    ) -> Result<Sealed<Incoming>, Failure> {
+    ) -> Result<Sealed<Arriving>, Failure> {
         let plan = match direction {
             Direction::Untouched(proof) => return Ok(Sealed::untouched(proof, body)),
             Direction::Planned(plan) => plan,
@@ -291,7 +292,7 @@ impl<'a> Exchange<'a> {
             return Ok(Sealed::none());
         }
         media?;
-        let (body, report) = self.transformed::<Incoming>(&plan, text, head.method.as_str(), Side::Request).await?;
+        let (body, report) = self.transformed::<Arriving>(&plan, text, head.method.as_str(), Side::Request).await?;
         if report.edited {
             headers::drop_integrity(&mut head.headers);
         }
@@ -375,7 +376,7 @@ impl<'a> Exchange<'a> {
 
     /// Sends the request. Again, on a fresh connection, where nothing of it reached a server, or where an idle connection broke under a request that
     /// has no body and may be repeated (RFC 9110 §9.2.2).
-    async fn send(&mut self, head: Parts, mut body: Sealed<Incoming>) -> Result<Response<Driven>, Failure> {
+    async fn send(&mut self, head: Parts, mut body: Sealed<Arriving>) -> Result<Response<Driven>, Failure> {
         let limits = &self.site.site.limits;
         let deadline = &self.shared.conversation.deadline;
         let length = body.content_length();

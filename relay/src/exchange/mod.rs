@@ -2,10 +2,11 @@
 //!
 //! 1. [`flow`]: the order of things: route, hold, transform, and only then a byte upstream; the same for the response;
 //! 2. [`headers`]: what ends at this hop and what goes on; [`forwarded`]: who asked, as a backend is told;
-//! 3. [`stream`]: the bodies as the codec sends them;
+//! 3. [`arriving`], [`stream`]: the bodies as the codec takes them in and sends them;
 //! 4. [`records`]: streams of records, each of which is good before it goes on;
 //! 5. [`up`], [`pool`], [`balance`]: upstream connections, ours to drive, keep and choose.
 
+pub mod arriving;
 pub mod balance;
 pub mod flow;
 pub mod forwarded;

@@ -13,9 +13,10 @@ use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::{Method, StatusCode};
-use hyper::body::{Body, Frame, Incoming};
+use hyper::body::{Body, Frame};
 
 use super::BoxError;
+use super::arriving::Arriving;
 use super::flow::{Exchange, Passed, count};
 use super::headers;
 use super::up::Driven;
@@ -160,10 +161,10 @@ impl Exchange<'_> {
     pub(super) async fn request_records(
         &self,
         head: &mut Parts,
-        body: Incoming,
+        body: Arriving,
         plan: Arc<Plan>,
         form: RecordForm,
-    ) -> Result<Sealed<Incoming>, Failure> {
+    ) -> Result<Sealed<Arriving>, Failure> {
         let conversation = self.shared.conversation;
         let limits = &self.site.site.limits;
         conversation.stream(limits.stream_idle, limits.stream_time);

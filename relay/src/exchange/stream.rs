@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 
 use super::BoxError;
+use super::arriving::Arriving;
 use super::headers;
 use super::records;
 use super::up::Driven;
@@ -37,7 +38,7 @@ pub enum UpBody {
 
 /// A request body that streams up. With its end, the time for the response begins.
 pub struct Rising {
-    body: Incoming,
+    body: Arriving,
     conversation: Arc<Conversation>,
     response_time: Duration,
     ended: bool,
@@ -81,7 +82,7 @@ impl Rising {
 
 impl UpBody {
     /// What one attempt sends.
-    pub fn new(outgoing: Outgoing<Incoming>, conversation: &Arc<Conversation>, limits: &MessageLimits) -> Self {
+    pub fn new(outgoing: Outgoing<Arriving>, conversation: &Arc<Conversation>, limits: &MessageLimits) -> Self {
         match outgoing {
             Outgoing::Whole(bytes) if !bytes.is_empty() => Self::Whole(Full::new(bytes)),
             Outgoing::Stream(body) if !body.is_end_stream() => {

@@ -85,21 +85,25 @@ impl Edge {
             }
         })
         .await;
-        if let Some(mut tunnel) = conversation.take_tunnel() {
-            poll_fn(|cx| {
-                conversation.deadline.wake(cx);
-                if tunnel.as_mut().poll(cx).is_ready() || conversation.deadline.is_due() {
-                    return Poll::Ready(());
-                }
-                Poll::Pending
-            })
-            .await;
-        }
+        carry_tunnel(&conversation).await;
     }
 }
 
+/// Carries on the tunnel that was left, if one was, as long as its deadline allows.
+pub(super) async fn carry_tunnel(conversation: &Conversation) {
+    let Some(mut tunnel) = conversation.take_tunnel() else { return };
+    poll_fn(|cx| {
+        conversation.deadline.wake(cx);
+        if tunnel.as_mut().poll(cx).is_ready() || conversation.deadline.is_due() {
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    })
+    .await;
+}
+
 /// Starts the sweep of this worker thread's pool with its first connection.
-fn keep_pool_swept() {
+pub(super) fn keep_pool_swept() {
     thread_local!(static SWEPT: Cell<bool> = const { Cell::new(false) });
     if !SWEPT.replace(true) {
         tokio::spawn(async {

@@ -1,13 +1,17 @@
 //! TLS inside a CONNECT ends here.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
 use pingora_core::server::ShutdownWatch;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 
 use super::Edge;
+use super::http2::Protocol;
 use super::visit::{Through, Visit};
 use crate::config::resolved::ConnectionLimits;
 use crate::deadline::Deadline;
@@ -24,18 +28,36 @@ impl Edge {
     ) {
         if let Some(intercepted) = visit.intercepted() {
             // Boxed: few connections come this far, and the others need no room for it.
-            Box::pin(self.intercept::<S>(intercepted, visit.client.clone(), limits, shutdown)).await;
+            Box::pin(self.intercept(intercepted, Intercepted::stream::<S>, visit.client.clone(), limits, shutdown))
+                .await;
+        }
+    }
+
+    /// The same on a stream of an HTTP/2 connection.
+    pub(super) async fn go_on_stream(
+        self: &Arc<Self>,
+        visit: &Visit,
+        limits: ConnectionLimits,
+        shutdown: ShutdownWatch,
+    ) {
+        if let Some(intercepted) = visit.intercepted() {
+            let stream = |upgrade: OnUpgrade| async { upgrade.await.map(TokioIo::new).map_err(io::Error::other) };
+            Box::pin(self.intercept(intercepted, stream, visit.client.clone(), limits, shutdown)).await;
         }
     }
 
     /// Ends TLS on a connection whose CONNECT was answered, and serves the requests that come through.
-    async fn intercept<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    async fn intercept<S, F>(
         self: &Arc<Self>,
         intercepted: Intercepted,
+        stream: impl FnOnce(OnUpgrade) -> F,
         client: Client,
         limits: ConnectionLimits,
         shutdown: ShutdownWatch,
-    ) {
+    ) where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        F: Future<Output = io::Result<S>>,
+    {
         let Intercepted { target, authenticated, upgrade } = intercepted;
         let config = {
             let state = self.live.hold();
@@ -51,7 +73,7 @@ impl Edge {
         let deadline = Deadline::of_this_task().await;
         deadline.set(limits.head_time);
         let accepted = deadline.bound(async {
-            let stream = Intercepted::stream::<S>(upgrade).await?;
+            let stream = stream(upgrade).await?;
             TlsAcceptor::from(config).accept(stream).await
         });
         let stream = match accepted.await {
@@ -65,6 +87,7 @@ impl Edge {
         let misdirected = !target.is_server_name(stream.get_ref().1.server_name());
         let through = Through { target, misdirected, authenticated: AtomicBool::new(authenticated) };
         let visit = Visit::through(client, through);
-        self.serve(stream, &visit, limits, shutdown).await;
+        let protocol = Protocol::agreed(stream.get_ref().1.alpn_protocol());
+        self.speak(protocol, stream, &visit, limits, shutdown).await;
     }
 }

@@ -2,12 +2,13 @@
 //!
 //! 1. [`clients`]: how many connections may be open, in all and of a client, which a balancer may have to name first;
 //! 2. [`secure`]: TLS at the listener;
-//! 3. [`http1`]: the messages of one connection; [`visit`]: what they share;
+//! 3. [`http1`], [`http2`]: the messages of one connection; [`visit`]: what they share;
 //! 4. [`request`]: which site a request is for, and who answers it;
 //! 5. [`intercept`]: TLS inside a CONNECT, and the requests in it.
 
 mod clients;
 mod http1;
+mod http2;
 mod intercept;
 mod request;
 mod secure;
@@ -107,6 +108,10 @@ impl ServerApp for Edge {
         if is_tls {
             // Boxed, so that a plain connection needs no room for it.
             Box::pin(self.secure(session, client, first_head, limits, shutdown.clone())).await;
+            return None;
+        }
+        if limits.h2c {
+            Box::pin(self.plain(session, client, first_head, limits, shutdown.clone())).await;
             return None;
         }
         let visit = Visit::new(client, first_head);

@@ -15,6 +15,7 @@ use crate::admit::Conversation;
 use crate::answer;
 use crate::config::resolved::{Connect, Side};
 use crate::error::Failure;
+use crate::exchange::arriving::Arriving;
 use crate::exchange::flow::{Exchange, Shared};
 use crate::exchange::headers::request_id;
 use crate::exchange::stream::{Done, DownBody};
@@ -37,6 +38,7 @@ impl Edge {
         conversation: Arc<Conversation>,
     ) -> Response<DownBody> {
         let started = Instant::now();
+        let request = request.map(|body| Arriving::new(body, &conversation));
         let refusal = conversation.take_request();
         let state = self.live.hold();
         let id = request_id(request.headers());
@@ -118,7 +120,7 @@ impl Edge {
     async fn connect(
         &self,
         state: &State,
-        mut request: Request<Incoming>,
+        mut request: Request<Arriving>,
         visit: &Visit,
         conversation: &Arc<Conversation>,
     ) -> Result<(), Failure> {
@@ -151,7 +153,7 @@ impl Edge {
     fn site(
         &self,
         state: &State,
-        request: &Request<Incoming>,
+        request: &Request<Arriving>,
         visit: &Visit,
     ) -> Result<(Arc<SiteState>, Option<Box<str>>), Failure> {
         let (config, listener) = state.listener(self.address, self.side).ok_or(Failure::UnknownHost)?;
@@ -193,7 +195,7 @@ impl Edge {
 
 /// Sends a request on to https, where it has told nothing yet; else it is refused, so that nobody gets used to it.
 fn redirect(
-    request: &Request<Incoming>,
+    request: &Request<Arriving>,
     site: &SiteState,
     id: &HeaderValue,
     started: Instant,

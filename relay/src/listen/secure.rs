@@ -14,6 +14,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use super::Edge;
+use super::http2::Protocol;
 use super::visit::Visit;
 use crate::config::resolved::{ConnectionLimits, ListenerTls};
 use crate::deadline::{Deadline, Moment};
@@ -55,7 +56,8 @@ impl Edge {
         self.metrics.handshake(self.side, ended);
         let Some((stream, session)) = accepted else { return };
         let visit = Visit::secured(client, session, first_head);
-        Box::pin(self.serve(stream, &visit, limits, shutdown.clone())).await;
+        let protocol = Protocol::agreed(stream.get_ref().1.alpn_protocol());
+        Box::pin(self.speak(protocol, stream, &visit, limits, shutdown.clone())).await;
         self.go_on::<TlsStream<Stream>>(&visit, limits, shutdown).await;
     }
 

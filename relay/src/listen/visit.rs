@@ -47,6 +47,15 @@ impl Visit {
         Arc::new(Self { client, through, session: None, first_head: None, intercepted: Mutex::default() })
     }
 
+    /// For one stream of a connection, which may ask for a tunnel as its others may.
+    pub(super) fn of_stream(self: &Arc<Self>) -> Arc<Self> {
+        if self.through.is_some() {
+            return Arc::clone(self);
+        }
+        let (client, session) = (self.client.clone(), self.session.clone());
+        Arc::new(Self { client, through: None, session, first_head: None, intercepted: Mutex::default() })
+    }
+
     pub(super) fn intercepted(&self) -> Option<Intercepted> {
         self.intercepted.lock().unwrap_or_else(PoisonError::into_inner).take()
     }

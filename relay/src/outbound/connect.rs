@@ -127,7 +127,7 @@ impl Intercepted {
         } else if !held.is_empty() {
             first = [&first[..], &held[..]].concat().into();
         }
-        Ok(Rewound { first, stream })
+        Ok(Rewound::new(first, stream))
     }
 }
 
@@ -136,6 +136,14 @@ impl Intercepted {
 pub struct Rewound<S> {
     first: Bytes,
     stream: S,
+}
+
+impl<S> Rewound<S> {
+    /// A stream from which these bytes were read.
+    #[must_use]
+    pub fn new(first: Bytes, stream: S) -> Self {
+        Self { first, stream }
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Rewound<S> {

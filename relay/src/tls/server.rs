@@ -147,7 +147,7 @@ fn config(terms: &Terms, shown: &Arc<Shown>) -> Result<Arc<ServerConfig>, SetupE
         }
     };
     let mut config = builder.with_cert_resolver(Arc::new(Own(Arc::clone(shown))));
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     // The library's order is the safer one: strongest first.
     config.ignore_client_order = true;
     // Tickets alone: a store of sessions would be one lock for all worker threads.
