@@ -2,9 +2,12 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use http::HeaderValue;
+use lru::LruCache;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::version::{TLS12, TLS13};
@@ -12,10 +15,13 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use crate::config::resolved::{ClientIdentity, Config, HostTable, Listener, ListenerTls, Side, Site, UpstreamTls};
 use crate::engine::Engine;
+use crate::error::Failure;
 use crate::exchange::balance::Balance;
 use crate::exchange::pool::PoolKey;
+use crate::exchange::resolver::Resolver;
 use crate::exchange::up::{Target, Tls};
 use crate::metrics::{RoleMetrics, SharedMetrics, SiteMetrics};
+use crate::outbound::egress::{Spelled, spelled};
 use crate::rules::action::Verb;
 use crate::tls::acme::Acme;
 use crate::tls::certificate::Certificate;
@@ -56,7 +62,7 @@ pub struct SiteState {
     /// The configuration.
     pub site: Arc<Site>,
     /// Its counters.
-    pub metrics: SiteMetrics,
+    pub metrics: Arc<SiteMetrics>,
     /// What ends TLS for it at the listener; `None` where it is plain.
     pub tls: Option<Arc<Terminator>>,
     /// How its servers are reached.
@@ -65,7 +71,31 @@ pub struct SiteState {
     pub balance: Arc<Balance>,
     /// What the engine is told about where a request goes.
     pub destination: Box<str>,
+    /// The `Host` that is sent; `None` keeps the client's.
+    pub host: Option<HeaderValue>,
+    /// Where each request's own host is the upstream.
+    asked: Option<Asked>,
 }
+
+/// By host and port.
+type AskedHosts = LruCache<(Box<str>, u16), Arc<SiteState>>;
+
+/// Hosts that clients asked for at one destination, the most recent ones.
+struct Asked {
+    /// TLS, but for the name that is verified.
+    tls: Arc<ClientConfig>,
+    resolver: Resolver,
+    hosts: Mutex<AskedHosts>,
+}
+
+impl std::fmt::Debug for Asked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Asked")
+    }
+}
+
+/// Most hosts of one destination whose connections are kept in mind.
+const ASKED_MOST: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1023);
 
 /// Why a state cannot be built from a rules file that passed every check.
 #[derive(Debug, thiserror::Error)]
@@ -99,12 +129,25 @@ impl State {
     /// # Errors
     /// Authorities cannot be read, or a name fits no certificate.
     pub fn build(config: Config, metrics: &SharedMetrics, previous: Option<&Self>) -> Result<Self, BuildError> {
+        Self::build_with(config, metrics, previous, &Resolver::default())
+    }
+
+    /// The same, with what knows the addresses of hosts that clients ask for.
+    ///
+    /// # Errors
+    /// As for [`State::build`].
+    pub fn build_with(
+        config: Config,
+        metrics: &SharedMetrics,
+        previous: Option<&Self>,
+        resolver: &Resolver,
+    ) -> Result<Self, BuildError> {
         // A client keeps its connections, so it stays as long as nothing about it changes.
         let engine = match previous {
             Some(previous) if previous.config.engine == config.engine => previous.engine.clone(),
             _ => Engine::new(&config.engine, metrics.engine())?,
         };
-        let mut tls = TlsConfigs::default();
+        let mut tls = TlsConfigs { resolver: resolver.clone(), ..TlsConfigs::default() };
         let acme = acme(&config, previous)?;
         let mut listeners = foldhash::HashMap::default();
         for listener in config.inbound.iter().chain(&config.outbound) {
@@ -230,7 +273,7 @@ impl SiteState {
         let upstream = &site.upstream;
         let target = Target {
             key: PoolKey::intern(&site.name, upstream.tls.as_ref()),
-            tls: upstream.tls.as_ref().map(|t| tls.get(t)).transpose()?,
+            tls: upstream.tls.as_ref().filter(|_| !upstream.is_asked()).map(|t| tls.get(t)).transpose()?,
             proxy_protocol: upstream.proxy_protocol,
             // One client's connection is never lent to another.
             idle_max: if upstream.proxy_protocol.is_some() { 0 } else { upstream.pool_idle },
@@ -243,35 +286,94 @@ impl SiteState {
         // What is known about the servers outlives a reload that leaves them alone.
         let known = previous.into_iter().flat_map(State::balances).find(|balance| balance.fits(upstream, host));
         let balance = known.unwrap_or_else(|| Arc::new(Balance::new(upstream, &target, host)));
+        let asked = match &upstream.tls {
+            Some(trust) if upstream.is_asked() => Some(Asked {
+                tls: tls.config(trust)?,
+                resolver: tls.resolver.clone(),
+                hosts: Mutex::new(LruCache::new(ASKED_MOST)),
+            }),
+            _ => None,
+        };
+        let host = upstream.host.as_deref().map(HeaderValue::from_str).transpose();
+        let host = host.map_err(|_| BuildError::ServerName(upstream.host.clone().unwrap_or_default()))?;
         Ok(Self {
             site: Arc::clone(site),
             tls: site.tls.as_ref().map(|terms| Terminator::new(terms, acme)).transpose()?,
-            metrics: metrics.site(side, &site.name, site.rules().iter().map(|rule| &*rule.name)),
+            metrics: Arc::new(metrics.site(side, &site.name, site.rules().iter().map(|rule| &*rule.name))),
             target,
             balance,
             destination: upstream.host.clone().unwrap_or_else(|| site.name.clone()),
+            host,
+            asked,
         })
+    }
+
+    /// The site for a request to this host and port: itself, or, where each request's own host is the upstream, one whose connections, certificate's name and
+    /// addresses are that host's alone.
+    ///
+    /// # Errors
+    /// The host is an address, or the port is not open.
+    pub fn of(self: &Arc<Self>, host: &str, port: u16) -> Result<Arc<Self>, Failure> {
+        let Some(asked) = &self.asked else { return Ok(Arc::clone(self)) };
+        if !self.site.ports.contains(&port) {
+            return Err(Failure::NoTunnel);
+        }
+        let mut hosts = asked.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (Box::from(host), port);
+        if let Some(known) = hosts.get(&key) {
+            return Ok(Arc::clone(known));
+        }
+        // What some read as an address has no name to look up, and none to verify.
+        if !matches!(spelled(host), Ok(Spelled::Name | Spelled::Localhost)) {
+            return Err(Failure::Egress);
+        }
+        let name = ServerName::try_from(host.to_owned()).map_err(|_| Failure::UpstreamTls)?;
+        let sent = if port == 443 { host.to_owned() } else { format!("{host}:{port}") };
+        let fresh = Arc::new(Self {
+            site: Arc::clone(&self.site),
+            tls: None,
+            metrics: Arc::clone(&self.metrics),
+            target: Target {
+                key: PoolKey::fresh(),
+                tls: Some(Tls { config: Arc::clone(&asked.tls), name }),
+                ..self.target.clone()
+            },
+            balance: Arc::new(Balance::asked(&self.site.upstream, host, port, &asked.resolver)),
+            destination: host.into(),
+            host: Some(HeaderValue::from_str(&sent).map_err(|_| Failure::Internal)?),
+            asked: None,
+        });
+        hosts.put(key, Arc::clone(&fresh));
+        Ok(fresh)
     }
 }
 
 /// One client configuration for each set of authorities: building one reads and parses them all.
 #[derive(Default)]
-struct TlsConfigs(HashMap<Trust, Arc<ClientConfig>>);
+struct TlsConfigs {
+    made: HashMap<Trust, Arc<ClientConfig>>,
+    /// For hosts that clients ask for.
+    resolver: Resolver,
+}
 
 /// What a client configuration is made of.
 type Trust = (Option<std::path::PathBuf>, Option<ClientIdentity>, bool);
 
 impl TlsConfigs {
-    fn get(&mut self, tls: &UpstreamTls) -> Result<Tls, BuildError> {
+    fn config(&mut self, tls: &UpstreamTls) -> Result<Arc<ClientConfig>, BuildError> {
         let trust: Trust = (tls.ca.clone(), tls.identity.clone(), tls.only_tls13);
-        let config = match self.0.get(&trust) {
+        Ok(match self.made.get(&trust) {
             Some(config) => Arc::clone(config),
             None => {
                 let config = Arc::new(upstream_config(tls.ca.as_deref(), tls.identity.as_ref(), tls.only_tls13)?);
-                self.0.insert(trust, Arc::clone(&config));
+                self.made.insert(trust, Arc::clone(&config));
                 config
             }
-        };
+        })
+    }
+
+    fn get(&mut self, tls: &UpstreamTls) -> Result<Tls, BuildError> {
+        let config = self.config(tls)?;
         let name = ServerName::try_from(tls.server_name.to_string());
         Ok(Tls { config, name: name.map_err(|_| BuildError::ServerName(tls.server_name.clone()))? })
     }

@@ -326,6 +326,12 @@ fn what_a_destination_may_reach_is_written_in_one_way() {
 fn what_connect_opens_is_said_without_contradiction() {
     let upstream = "https://a.example";
     let rule = "rules: [{request: {open: [{select: $.a, roles: [a]}]}}]";
+    // Any host below one, each its own upstream.
+    let any = |lines: &str| {
+        let plain = destination("PLAIN", lines).replace("        upstream: PLAIN\n", "");
+        plain.replace("host: a.example", "host: \"*.a.example\"")
+    };
+    assert!(!check(&any("tunnel: true\nports: [443, 8443]")).has_errors());
     for (marked, cause) in [
         (destination(upstream, "intercept: true").replace("- host", "- «host"), "names no `ca`"),
         (destination(upstream, "intercept: true\ntunnel: true").replace("- host", "- «host"), "stand together"),
@@ -339,13 +345,8 @@ fn what_connect_opens_is_said_without_contradiction() {
         (destination(upstream, "tls_min: «\"1.1\""), "one of 1.2, 1.3"),
         (destination(upstream, "client_key: «a.key"), "other half"),
         (destination(upstream, "client_certificate: «a.pem\nclient_key: a.key"), "cannot be read"),
-        (
-            destination("PLAIN", "")
-                .replace("        upstream: PLAIN\n", "")
-                .replace("- host: a", "- «host: \"*.a")
-                .replace("example\n", "example\"\n"),
-            "`upstream` is missing",
-        ),
+        (any("name: «b.example"), "the name that is verified"),
+        (any("health: {}").replace("\"*", "«\"*"), "no server is known"),
         (
             destination(upstream, "").replace("    destinations", "    keys: [«secret]\n    destinations"),
             "no hash of a key",

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::raw::{self, At, TlsMin};
 use super::report::Place;
 use super::resolve::{Resolver, Url, Use, Written, empty};
-use super::resolved::{ClientIdentity, Connect, Forwarding, HostTable, Listener, ListenerTls, Side, Site};
+use super::resolved::{ClientIdentity, Connect, Forwarding, HostTable, Listener, ListenerTls, Side, Site, Upstream};
 use super::sites::{Rules, Shared};
 use crate::outbound::egress::{Egress, Network, Spelled, spelled};
 use crate::outbound::keys::ProxyKeys;
@@ -65,7 +65,8 @@ impl Resolver<'_> {
             own_host: true,
             proxy_protocol: None,
         };
-        let upstream = self.upstream(&written);
+        let is_asked = host.is_some() && raw.upstream.is_none() && itself.is_none() && !entry.is_pruned();
+        let upstream = if is_asked { self.asked(raw, &written) } else { self.upstream(&written) };
         let rules = Rules {
             side: Side::Outbound,
             fold_case: raw.fold_case,
@@ -186,7 +187,7 @@ impl Resolver<'_> {
         }
     }
 
-    /// The upstream of a destination that names none: its own host.
+    /// The upstream of a destination that names none and has one host and port: that.
     fn itself(
         &mut self,
         entry: &At<raw::Destination>,
@@ -203,12 +204,26 @@ impl Resolver<'_> {
                 let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
                 Some(At::new(place, raw::OneOrMany::One(format!("https://{host}:{port}"))))
             }
-            _ => {
-                let hint = "upstream: https://host; only an exact host with one port is its own upstream";
-                self.report.error(entry.place(), "`upstream` is missing", Some(hint.to_owned()));
-                None
-            }
+            _ => None,
         }
+    }
+
+    /// The upstream of a destination of which only a request says the host or the port.
+    fn asked(&mut self, raw: &raw::Destination, written: &Written<'_>) -> Option<Upstream> {
+        let hint = "each host is looked up when it is asked for, and proves its own name; with `upstream` there is one";
+        if let Some(name) = &raw.name {
+            self.report.error(
+                name.place(),
+                "the host of a request is the name that is verified",
+                Some(hint.to_owned()),
+            );
+        }
+        let upstream = self.without_servers(written);
+        if upstream.health.is_some() {
+            let place = raw.host.as_ref().map_or(Place::default(), At::place);
+            self.report.error(place, "no server is known whose health could be checked", Some(hint.to_owned()));
+        }
+        Some(upstream)
     }
 
     fn identity(&mut self, entry: &At<raw::Destination>) -> Option<ClientIdentity> {

@@ -343,7 +343,8 @@ pub struct Destination {
     /// Requests with this Host, under `/host/…`, or for which CONNECT asks: exact, or `*.suffix`.
     #[schemars(required)]
     pub host: Option<At<String>>,
-    /// `https://host[:port]`, or `http://…` in tests; several are balanced. The host itself over https when absent.
+    /// `https://host[:port]`, or `http://…` in tests; several are balanced. When absent, the host that is asked for over https, on a port of `ports`: looked up
+    /// then, and verified by its own name.
     pub upstream: Option<At<OneOrMany>>,
     /// CONNECT is answered: TLS ends here with a certificate of the local authority (`ca`), and the rules hold for the requests in it.
     #[serde(default)]

@@ -462,6 +462,24 @@ impl Resolver<'_> {
         })
     }
 
+    /// An upstream whose servers are the hosts that requests ask for.
+    pub(super) fn without_servers(&mut self, written: &Written<'_>) -> Upstream {
+        let server_name = Box::default();
+        let ca = written.ca.and_then(|ca| authorities(ca, self.folder, self.report));
+        let (identity, only_tls13) = (written.identity.clone(), written.only_tls13);
+        Upstream {
+            servers: Vec::new(),
+            tls: Some(UpstreamTls { server_name, ca, identity, only_tls13 }),
+            host: None,
+            base_path: Box::default(),
+            egress: written.egress.clone(),
+            health: written.health.map(|health| self.health(health)),
+            proxy_protocol: None,
+            pool_idle: self.count(written.limits.pool_idle.as_ref(), 64, 0..=100_000),
+            pool_idle_timeout: self.time(written.limits.pool_idle_time.as_ref(), Duration::from_secs(55)),
+        }
+    }
+
     fn url(&mut self, place: Place, text: &str) -> Option<Url> {
         let mut fault = |hint: &str| {
             self.report.error(place, format!("`{text}` is no upstream"), Some(hint.to_owned()));

@@ -246,7 +246,7 @@ pub enum Connect {
 /// Where a site's requests go.
 #[derive(Debug, Clone)]
 pub struct Upstream {
-    /// At least one; several are balanced.
+    /// Several are balanced. None where each request's own host is the server, over https.
     pub servers: Vec<Server>,
     /// TLS towards the servers; `None` is plain.
     pub tls: Option<UpstreamTls>,
@@ -264,6 +264,14 @@ pub struct Upstream {
     pub pool_idle: usize,
     /// How long an idle connection is kept.
     pub pool_idle_timeout: Duration,
+}
+
+impl Upstream {
+    /// Whether each request's own host is the server.
+    #[must_use]
+    pub fn is_asked(&self) -> bool {
+        self.servers.is_empty()
+    }
 }
 
 /// One server of an upstream. The name is resolved at run time, off the request path where it can be.

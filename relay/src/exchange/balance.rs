@@ -5,7 +5,7 @@ use std::future::Future;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use pingora_load_balancing::selection::RoundRobin;
 use pingora_load_balancing::{Backend, Backends, LoadBalancer};
 use tokio::time::Instant;
 
+use super::resolver::Resolver;
 use super::stream::UpBody;
 use super::up::{self, Target};
 use crate::admit::proxy_protocol::Version;
@@ -27,6 +28,9 @@ use crate::outbound::egress::Egress;
 
 /// Time between two look-ups of the servers' names.
 const RESOLVE_EVERY: Duration = Duration::from_secs(10);
+
+/// How long the addresses of a host that a client asked for are believed.
+const ASKED_KNOWN: Duration = Duration::from_secs(2);
 
 /// Most servers that are looked at for a healthy one.
 const TRIES: usize = 16;
@@ -50,6 +54,23 @@ enum Kind {
     /// One address and no health check: nothing to balance.
     Single(SocketAddr),
     Several(LoadBalancer<RoundRobin>),
+    /// A host that a client asked for.
+    Asked(Box<Asked>),
+}
+
+/// One host that a client asked for, looked up when a request wants it.
+struct Asked {
+    port: u16,
+    resolver: Resolver,
+    found: Mutex<Found>,
+    turn: AtomicUsize,
+}
+
+/// The addresses that may be dialled, as they were looked up and checked.
+#[derive(Default)]
+struct Found {
+    until: Option<Instant>,
+    addresses: Vec<SocketAddr>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -63,6 +84,7 @@ impl std::fmt::Debug for Balance {
         match &self.kind {
             Kind::Single(server) => write!(f, "Balance({server})"),
             Kind::Several(_) => f.write_str("Balance(several)"),
+            Kind::Asked(asked) => write!(f, "Balance({}:{})", self.host, asked.port),
         }
     }
 }
@@ -112,6 +134,41 @@ impl Balance {
         of(Kind::Several(balancer))
     }
 
+    /// The servers of one host that a client asked for. They are known once [`Balance::look_up`] was through.
+    #[must_use]
+    pub fn asked(upstream: &Upstream, host: &str, port: u16, resolver: &Resolver) -> Self {
+        let asked = Asked { port, resolver: resolver.clone(), found: Mutex::default(), turn: AtomicUsize::new(0) };
+        Self {
+            kind: Kind::Asked(Box::new(asked)),
+            due: Mutex::new(Due { resolve: None, check: None }),
+            health: None,
+            servers: Vec::new(),
+            tls: None,
+            egress: upstream.egress.clone(),
+            proxy_protocol: None,
+            refused: Arc::default(),
+            host: host.into(),
+        }
+    }
+
+    /// Whether [`Balance::look_up`] has something to do.
+    #[must_use]
+    pub fn is_unknown(&self) -> bool {
+        let Kind::Asked(asked) = &self.kind else { return false };
+        asked.found().until.is_none_or(|until| until <= Instant::now())
+    }
+
+    /// Looks a host up that a client asked for, and keeps what may be dialled of it. Without an answer, what was known stays. The caller bounds the time.
+    pub async fn look_up(&self) {
+        let Kind::Asked(asked) = &self.kind else { return };
+        let Ok(found) = asked.resolver.look_up(&self.host, asked.port).await else { return };
+        // Without the guard nothing that a client asks for is dialled.
+        let allowed = |address: &SocketAddr| self.egress.as_ref().is_some_and(|e| e.check(address.ip()).is_ok());
+        let addresses: Vec<_> = found.iter().copied().filter(allowed).collect();
+        self.refused.store(addresses.len() < found.len(), Ordering::Relaxed);
+        *asked.found() = Found { until: Some(Instant::now() + ASKED_KNOWN), addresses };
+    }
+
     /// Whether this is what [`Balance::new`] would make, so that a reload can keep what is known about the servers' health.
     #[must_use]
     pub fn fits(&self, upstream: &Upstream, host: &str) -> bool {
@@ -129,6 +186,11 @@ impl Balance {
         match &self.kind {
             Kind::Single(server) => Some(*server),
             Kind::Several(balancer) => balancer.select(b"", TRIES).and_then(|b| b.addr.as_inet().copied()),
+            Kind::Asked(asked) => {
+                let found = asked.found();
+                let turn = asked.turn.fetch_add(1, Ordering::Relaxed);
+                found.addresses.get(turn.checked_rem(found.addresses.len())?).copied()
+            }
         }
     }
 
@@ -160,6 +222,12 @@ impl Balance {
         if check {
             balancer.backends().run_health_check(true).await;
         }
+    }
+}
+
+impl Asked {
+    fn found(&self) -> MutexGuard<'_, Found> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -356,8 +356,8 @@ impl<'a> Exchange<'a> {
             forwarded::state(&mut head.headers, &self.site.site.forwarding, came);
             headers::client_certificate(&mut head.headers, session.and_then(|session| session.client.as_ref()));
         }
-        if let Some(host) = &up.host {
-            head.headers.insert(header::HOST, HeaderValue::from_str(host).map_err(|_| Failure::Internal)?);
+        if let Some(host) = &self.site.host {
+            head.headers.insert(header::HOST, host.clone());
         }
         if let Some(protocol) = upgrade {
             head.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -417,6 +417,9 @@ impl<'a> Exchange<'a> {
     /// A connection to the server whose turn it is, or to the next one that can be reached, and whether it idled before.
     async fn connect(&self, fresh: bool) -> Result<(Connection, SocketAddr, bool), Failure> {
         let site = self.site;
+        if site.balance.is_unknown() {
+            self.look_up().await?;
+        }
         let mut server = site.balance.select().ok_or_else(|| site.balance.why_none())?;
         if !fresh && let Some(connection) = up::reuse(&site.target, server) {
             return Ok((connection, server, true));
@@ -446,6 +449,18 @@ impl<'a> Exchange<'a> {
             self.shared.conversation.moves();
         }
         Ok((connection, server, false))
+    }
+
+    /// Looks up the host that the client asked for.
+    async fn look_up(&self) -> Result<(), Failure> {
+        let deadline = &self.shared.conversation.deadline;
+        deadline.set(self.site.site.limits.connect_time);
+        let looked_up = deadline.bound(Box::pin(self.site.balance.look_up())).await;
+        deadline.clear();
+        if self.shared.conversation.is_streaming() {
+            self.shared.conversation.moves();
+        }
+        looked_up.ok_or(Failure::UpstreamConnect)
     }
 
     async fn response(

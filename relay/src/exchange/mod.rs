@@ -4,7 +4,7 @@
 //! 2. [`headers`]: what ends at this hop and what goes on; [`forwarded`]: who asked, as a backend is told;
 //! 3. [`arriving`], [`stream`]: the bodies as the codec takes them in and sends them;
 //! 4. [`records`]: streams of records, each of which is good before it goes on;
-//! 5. [`up`], [`pool`], [`balance`]: upstream connections, ours to drive, keep and choose.
+//! 5. [`up`], [`pool`], [`balance`], [`resolver`]: upstream connections, ours to drive, keep and choose, and their names.
 
 pub mod arriving;
 pub mod balance;
@@ -13,6 +13,7 @@ pub mod forwarded;
 pub mod headers;
 pub mod pool;
 pub mod records;
+pub mod resolver;
 pub mod stream;
 pub mod up;
 

@@ -4,8 +4,10 @@
 //! a connection that was verified under one authority is never handed to a site that trusts another.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -36,7 +38,15 @@ struct TlsIdentity {
 
 /// An interned identity of connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct PoolKey(u32);
+pub struct PoolKey(Identified);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Identified {
+    /// By what the rules say.
+    Interned(u32),
+    /// One of its own, never given twice.
+    Fresh(u64),
+}
 
 static IDENTITIES: Mutex<Vec<Identity>> = Mutex::new(Vec::new());
 
@@ -57,7 +67,14 @@ impl PoolKey {
             all.push(identity);
             all.len() - 1
         });
-        Self(u32::try_from(at).unwrap_or(u32::MAX))
+        Self(Identified::Interned(u32::try_from(at).unwrap_or(u32::MAX)))
+    }
+
+    /// A key that nothing else has, for a host that a client asked for: these come and go, so nothing is kept of them here.
+    #[must_use]
+    pub fn fresh() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(Identified::Fresh(NEXT.fetch_add(1, Ordering::Relaxed)))
     }
 }
 
@@ -70,15 +87,40 @@ struct Idle {
 type Server = (SocketAddr, Vec<Idle>);
 
 thread_local! {
-    /// By [`PoolKey`], and then by server: there are few of each, and nothing is hashed for a request.
-    static POOL: RefCell<Vec<Vec<Server>>> = RefCell::default();
+    static POOL: RefCell<Pool> = RefCell::default();
+}
+
+#[derive(Default)]
+struct Pool {
+    /// By interned key, and then by server: there are few of each, and nothing is hashed for a request.
+    interned: Vec<Vec<Server>>,
+    /// By fresh key: those that idle, and no others.
+    fresh: HashMap<u64, Vec<Server>>,
+}
+
+impl Pool {
+    fn servers(&mut self, key: PoolKey) -> &mut Vec<Server> {
+        match key.0 {
+            Identified::Interned(at) => {
+                let at = at as usize;
+                if self.interned.len() <= at {
+                    self.interned.resize_with(at + 1, Vec::new);
+                }
+                &mut self.interned[at]
+            }
+            Identified::Fresh(key) => self.fresh.entry(key).or_default(),
+        }
+    }
 }
 
 /// The most recently used idle connection.
 #[must_use]
 pub fn take(key: PoolKey, server: SocketAddr) -> Option<Connection> {
     POOL.with_borrow_mut(|pool| {
-        let servers = pool.get_mut(key.0 as usize)?;
+        let servers = match key.0 {
+            Identified::Interned(at) => pool.interned.get_mut(at as usize)?,
+            Identified::Fresh(key) => pool.fresh.get_mut(&key)?,
+        };
         let (_, idle) = servers.iter_mut().find(|(address, _)| *address == server)?;
         while let Some(candidate) = idle.pop() {
             if !candidate.until.has_come() {
@@ -92,11 +134,7 @@ pub fn take(key: PoolKey, server: SocketAddr) -> Option<Connection> {
 /// Keeps a connection that is between two requests, unless there are enough.
 pub fn put(key: PoolKey, server: SocketAddr, connection: Connection, most: usize, keep: Duration) {
     POOL.with_borrow_mut(|pool| {
-        let at = key.0 as usize;
-        if pool.len() <= at {
-            pool.resize_with(at + 1, Vec::new);
-        }
-        let Some(servers) = pool.get_mut(at) else { return };
+        let servers = pool.servers(key);
         let known = servers.iter().position(|(address, _)| *address == server).unwrap_or_else(|| {
             servers.push((server, Vec::new()));
             servers.len() - 1
@@ -115,11 +153,16 @@ pub fn put(key: PoolKey, server: SocketAddr, connection: Connection, most: usize
 /// Closes what idled too long or was closed by its peer, also of servers that nobody asks for any more. Called now and then on each worker thread.
 pub fn sweep() {
     POOL.with_borrow_mut(|pool| {
-        for servers in pool {
+        let sweep = |servers: &mut Vec<Server>| {
             servers.retain_mut(|(_, idle)| {
                 idle.retain_mut(|i| !i.until.has_come() && i.connection.nudge());
                 !idle.is_empty()
             });
-        }
+        };
+        pool.interned.iter_mut().for_each(sweep);
+        pool.fresh.retain(|_, servers| {
+            sweep(servers);
+            !servers.is_empty()
+        });
     });
 }

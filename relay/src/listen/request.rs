@@ -140,9 +140,15 @@ impl Edge {
             *visit.intercepted.lock().unwrap_or_else(PoisonError::into_inner) = Some(intercepted);
             return Ok(());
         }
-        let server = site.balance.select().ok_or_else(|| site.balance.why_none())?;
         conversation.deadline.set(limits.connect_time);
-        let dialled = conversation.deadline.bound(connect::dial(&self.connector, server)).await;
+        let dial = async {
+            if site.balance.is_unknown() {
+                site.balance.look_up().await;
+            }
+            let server = site.balance.select().ok_or_else(|| site.balance.why_none())?;
+            connect::dial(&self.connector, server).await
+        };
+        let dialled = conversation.deadline.bound(dial).await;
         let server = dialled.unwrap_or(Err(Failure::UpstreamConnect))?;
         conversation.agree_to_upgrade(limits.stream_idle, limits.stream_time);
         conversation.leave_tunnel(connect::tunnel(target, upgrade, server));
@@ -186,7 +192,10 @@ impl Edge {
                 let site = listener.site(&config.sites, &through.target.host).ok_or(Failure::Misdirected)?;
                 // The rules may have changed since.
                 let open = site.site.connect == Connect::Intercept && site.site.ports.contains(&through.target.port);
-                if open { Ok((Arc::clone(site), None)) } else { Err(Failure::NoTunnel) }
+                if !open {
+                    return Err(Failure::NoTunnel);
+                }
+                Ok((site.of(&through.target.host, through.target.port)?, None))
             }
             Side::Outbound => outbound::destination(config, listener, host, request.uri()).map(|d| (d.site, d.target)),
         }

@@ -91,7 +91,7 @@ pub fn destination(
     let open = site.and_then(|site| match site.site.connect {
         Connect::Refuse => Err(Failure::NoTunnel),
         _ if !site.site.ports.contains(&target.port) => Err(Failure::NoTunnel),
-        _ => Ok(Arc::clone(site)),
+        _ => site.of(&target.host, target.port),
     });
     match (open, proof) {
         // Whoever has no key learns nothing of the destinations; with interception the first request may still bring it.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 #![allow(unreachable_pub, reason = "one crate, whose modules see each other")]
 
+mod asked;
 mod deadlines;
 mod gate;
 mod messages;

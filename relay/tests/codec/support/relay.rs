@@ -8,6 +8,7 @@ use std::time::Duration;
 use pingora_core::services::Service as _;
 use relay::config::resolved::Side;
 use relay::exchange::balance::Tending;
+use relay::exchange::resolver::Resolver;
 use relay::metrics::{Metrics, SharedMetrics};
 use relay::reload::Live;
 use relay::state::State;
@@ -45,6 +46,11 @@ impl Relay {
 
     /// `LISTEN` in the rules file is a free port.
     pub fn start(rules: &str) -> Self {
+        Self::start_with(rules, Resolver::default())
+    }
+
+    /// The same, with what knows the addresses of hosts that clients ask for.
+    pub fn start_with(rules: &str, resolver: Resolver) -> Self {
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let rules = rules.replace("LISTEN", &address.to_string());
         let config = relay::config::check(Path::new("relay.yaml"), &rules).unwrap_or_else(|r| panic!("{r}\n{rules}"));
@@ -57,7 +63,7 @@ impl Relay {
             // As pingora's workers: one thread, and nothing moves away from it.
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async move {
-                let live = Arc::new(Live::new(Arc::new(State::build(config, &counted, None).unwrap())));
+                let live = Arc::new(Live::new(Arc::new(State::build_with(config, &counted, None, &resolver).unwrap())));
                 let tended = Arc::clone(&live);
                 tokio::spawn(async move {
                     let tending = Tending::default();
