@@ -84,6 +84,8 @@ type AskedHosts = LruCache<(Box<str>, u16), Arc<SiteState>>;
 struct Asked {
     /// TLS, but for the name that is verified.
     tls: Arc<ClientConfig>,
+    /// The same, where servers may choose HTTP/2.
+    either: Option<Arc<ClientConfig>>,
     resolver: Resolver,
     hosts: Mutex<AskedHosts>,
 }
@@ -274,6 +276,7 @@ impl SiteState {
         let target = Target {
             key: PoolKey::intern(&site.name, upstream.tls.as_ref()),
             tls: upstream.tls.as_ref().filter(|_| !upstream.is_asked()).map(|t| tls.get(t)).transpose()?,
+            http2: upstream.http2,
             proxy_protocol: upstream.proxy_protocol,
             // One client's connection is never lent to another.
             idle_max: if upstream.proxy_protocol.is_some() { 0 } else { upstream.pool_idle },
@@ -287,11 +290,15 @@ impl SiteState {
         let known = previous.into_iter().flat_map(State::balances).find(|balance| balance.fits(upstream, host));
         let balance = known.unwrap_or_else(|| Arc::new(Balance::new(upstream, &target, host)));
         let asked = match &upstream.tls {
-            Some(trust) if upstream.is_asked() => Some(Asked {
-                tls: tls.config(trust)?,
-                resolver: tls.resolver.clone(),
-                hosts: Mutex::new(LruCache::new(ASKED_MOST)),
-            }),
+            Some(trust) if upstream.is_asked() => {
+                let config = tls.config(trust)?;
+                Some(Asked {
+                    either: either(trust, &config),
+                    tls: config,
+                    resolver: tls.resolver.clone(),
+                    hosts: Mutex::new(LruCache::new(ASKED_MOST)),
+                })
+            }
             _ => None,
         };
         let host = upstream.host.as_deref().map(HeaderValue::from_str).transpose();
@@ -335,7 +342,7 @@ impl SiteState {
             metrics: Arc::clone(&self.metrics),
             target: Target {
                 key: PoolKey::fresh(),
-                tls: Some(Tls { config: Arc::clone(&asked.tls), name }),
+                tls: Some(Tls { config: Arc::clone(&asked.tls), either: asked.either.clone(), name }),
                 ..self.target.clone()
             },
             balance: Arc::new(Balance::asked(&self.site.upstream, host, port, &asked.resolver)),
@@ -374,9 +381,19 @@ impl TlsConfigs {
 
     fn get(&mut self, tls: &UpstreamTls) -> Result<Tls, BuildError> {
         let config = self.config(tls)?;
+        let either = either(tls, &config);
         let name = ServerName::try_from(tls.server_name.to_string());
-        Ok(Tls { config, name: name.map_err(|_| BuildError::ServerName(tls.server_name.clone()))? })
+        Ok(Tls { config, either, name: name.map_err(|_| BuildError::ServerName(tls.server_name.clone()))? })
     }
+}
+
+/// The same, offering HTTP/2 too, where that is wanted.
+fn either(tls: &UpstreamTls, config: &ClientConfig) -> Option<Arc<ClientConfig>> {
+    tls.http2.then(|| {
+        let mut either = config.clone();
+        either.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Arc::new(either)
+    })
 }
 
 pub(crate) fn client_config(ca: Option<&Path>) -> Result<ClientConfig, BuildError> {

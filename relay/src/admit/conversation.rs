@@ -63,8 +63,18 @@ pub struct Conversation {
     slow: Mutex<Slow>,
 }
 
+/// Why a request's body ended before its end.
+#[derive(Debug, Clone, Copy)]
+pub struct BodyFailure {
+    /// The cause.
+    pub failure: Failure,
+    /// Records before it had gone up.
+    pub cut: bool,
+}
+
 #[derive(Default)]
 struct Slow {
+    body_failure: Option<BodyFailure>,
     /// Waits for the decision on an upgrade.
     reader: Option<Waker>,
     tunnel: Option<Tunnel>,
@@ -245,6 +255,17 @@ impl Conversation {
     /// The upstream has answered for good: no more of the request's body is sent.
     pub fn stop_streaming(&self) {
         self.unwanted.store(true, Ordering::Relaxed);
+    }
+
+    /// The request's body broke off on its way up.
+    pub fn body_failed(&self, failure: BodyFailure) {
+        self.slow().body_failure = Some(failure);
+    }
+
+    /// Why it did, told once.
+    #[must_use]
+    pub fn body_failure(&self) -> Option<BodyFailure> {
+        self.slow().body_failure.take()
     }
 
     /// Whether no more of the request's body is to be sent.

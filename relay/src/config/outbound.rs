@@ -61,6 +61,7 @@ impl Resolver<'_> {
             limits: &raw.limits,
             identity: self.identity(entry),
             only_tls13: raw.tls_min == Some(TlsMin::Tls13),
+            http2: raw.http2,
             egress: Some(self.egress(&raw.networks)),
             own_host: true,
             proxy_protocol: None,

@@ -227,6 +227,9 @@ pub struct Inbound {
     pub redirect: Option<At<tls::Redirect>>,
     /// TLS ends here; plain HTTP is spoken when absent.
     pub tls: Option<At<tls::SiteTls>>,
+    /// Backends are spoken to over HTTP/2: over https where they choose it, over http without asking (h2c).
+    #[serde(default)]
+    pub backend_http2: bool,
     /// PEM file of the only authorities that are trusted for https backends; the system's when absent.
     pub backend_ca: Option<At<String>>,
     /// The name that https backends prove by their certificates; the URL's when absent.
@@ -362,6 +365,9 @@ pub struct Destination {
     pub client_key: Option<At<String>>,
     /// Oldest version of TLS; `1.2` when absent.
     pub tls_min: Option<TlsMin>,
+    /// HTTP/2 is spoken where the servers choose it; over http without asking (h2c).
+    #[serde(default)]
+    pub http2: bool,
     /// Networks that may be reached although they are not public: `10.0.0.0/8`. An address that `upstream` names as such, and `localhost`, need no entry.
     #[serde(default)]
     pub networks: Vec<At<String>>,

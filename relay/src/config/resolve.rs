@@ -281,6 +281,7 @@ impl Resolver<'_> {
                 limits: &site.limits,
                 identity: None,
                 only_tls13: false,
+                http2: site.backend_http2,
                 egress: None,
                 own_host: false,
                 proxy_protocol: site.backend_proxy_protocol,
@@ -422,6 +423,11 @@ impl Resolver<'_> {
                 self.report.error(*place, cause, Some(hint.to_owned()));
             }
         }
+        if written.http2 && written.proxy_protocol.is_some() {
+            let hint = "leave one of the two out";
+            let cause = "over HTTP/2 clients share connections, and a PROXY header tells of one client";
+            self.report.error(urls.place(), cause, Some(hint.to_owned()));
+        }
         if !first.tls {
             for text in [written.ca, written.name].into_iter().flatten() {
                 let hint = "write https:// in the URL, or take this out";
@@ -447,7 +453,9 @@ impl Resolver<'_> {
                 ca,
                 identity: written.identity.clone(),
                 only_tls13: written.only_tls13,
+                http2: written.http2,
             }),
+            http2: written.http2,
             host: written.own_host.then(|| host.into()),
             base_path: first.path.trim_end_matches('/').into(),
             servers: servers.iter().map(|(_, s)| Server { host: s.host.as_str().into(), port: s.port }).collect(),
@@ -466,14 +474,15 @@ impl Resolver<'_> {
     pub(super) fn without_servers(&mut self, written: &Written<'_>) -> Upstream {
         let server_name = Box::default();
         let ca = written.ca.and_then(|ca| authorities(ca, self.folder, self.report));
-        let (identity, only_tls13) = (written.identity.clone(), written.only_tls13);
+        let (identity, only_tls13, http2) = (written.identity.clone(), written.only_tls13, written.http2);
         Upstream {
             servers: Vec::new(),
-            tls: Some(UpstreamTls { server_name, ca, identity, only_tls13 }),
+            tls: Some(UpstreamTls { server_name, ca, identity, only_tls13, http2 }),
             host: None,
             base_path: Box::default(),
             egress: written.egress.clone(),
             health: written.health.map(|health| self.health(health)),
+            http2,
             proxy_protocol: None,
             pool_idle: self.count(written.limits.pool_idle.as_ref(), 64, 0..=100_000),
             pool_idle_timeout: self.time(written.limits.pool_idle_time.as_ref(), Duration::from_secs(55)),
@@ -646,6 +655,7 @@ pub(super) struct Written<'a> {
     pub(super) limits: &'a raw::Limits,
     pub(super) identity: Option<ClientIdentity>,
     pub(super) only_tls13: bool,
+    pub(super) http2: bool,
     /// What may be reached; anything when absent.
     pub(super) egress: Option<Egress>,
     /// Whether requests carry the upstream's host instead of the client's.

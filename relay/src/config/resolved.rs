@@ -258,6 +258,8 @@ pub struct Upstream {
     pub egress: Option<Egress>,
     /// How the servers' health is checked.
     pub health: Option<HealthCheck>,
+    /// Whether HTTP/2 is spoken: where TLS agrees on it, and on plain connections without asking.
+    pub http2: bool,
     /// The header with which connections to it begin.
     pub proxy_protocol: Option<Version>,
     /// Most idle connections kept for each server.
@@ -294,6 +296,8 @@ pub struct UpstreamTls {
     pub identity: Option<ClientIdentity>,
     /// Whether TLS 1.2 is too old.
     pub only_tls13: bool,
+    /// Whether HTTP/2 is offered beside HTTP/1.1.
+    pub http2: bool,
 }
 
 /// A client certificate and its key, as files in PEM.

@@ -276,6 +276,7 @@ impl Resolver<'_> {
             health: None,
             pool_idle: 0,
             pool_idle_timeout: Duration::ZERO,
+            http2: false,
             proxy_protocol: None,
         })
     }

@@ -250,11 +250,11 @@ impl Probe {
     }
 
     async fn look(&self, server: SocketAddr) -> Option<()> {
-        let connection = up::dial(&self.connector, &self.target, server, None).await.ok()?;
+        let connection = up::dial(&self.connector, &self.target, server, None, false).await.ok()?;
         let Some(path) = &self.check.path else { return Some(()) };
         let mut request = Request::get(&**path).body(UpBody::Empty).ok()?;
         request.headers_mut().insert(header::HOST, self.host.clone()?);
-        up::ask(connection, request).await?.is_success().then_some(())
+        up::ask(connection, request, self.target.tls.is_some()).await?.is_success().then_some(())
     }
 }
 
@@ -372,6 +372,7 @@ mod tests {
             base_path: "".into(),
             egress: Some(egress),
             health: None,
+            http2: false,
             proxy_protocol: None,
             pool_idle: 0,
             pool_idle_timeout: Duration::ZERO,
@@ -379,6 +380,7 @@ mod tests {
         let target = Target {
             key: PoolKey::intern("a", None),
             tls: None,
+            http2: false,
             proxy_protocol: None,
             idle_max: 0,
             idle_time: Duration::ZERO,

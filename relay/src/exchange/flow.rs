@@ -19,7 +19,7 @@ use super::forwarded::{self, Came};
 use super::headers;
 use super::records::Falling;
 use super::stream::{Done, DownBody, UpBody};
-use super::up::{self, Connection, Driven};
+use super::up::{self, Carrier, Driven};
 use crate::admit::Conversation;
 use crate::admit::proxy_protocol::Ends;
 use crate::answer;
@@ -101,6 +101,8 @@ pub struct Exchange<'a> {
     pub(super) old_client: bool,
     /// The client for whom a trusted proxy asks.
     source: Option<Box<str>>,
+    /// The request asks for another protocol.
+    upgrades: bool,
     /// The request was cut between two records: the upstream may have acted.
     cut: bool,
     /// Set once the upstream has acted.
@@ -128,6 +130,7 @@ impl<'a> Exchange<'a> {
             rule: None,
             old_client: false,
             source: None,
+            upgrades: false,
             cut: false,
             upstream_status: None,
         }
@@ -238,6 +241,7 @@ impl<'a> Exchange<'a> {
         let (route, request_body) = site.site.rules.route(&head, path)?;
         self.rule = route.first_rule();
         let upgrade = headers::upgrade(&head.headers);
+        self.upgrades = upgrade.is_some();
         if upgrade.is_some() && route.is_ruled() {
             return Err(Failure::Upgrade);
         }
@@ -392,7 +396,7 @@ impl<'a> Exchange<'a> {
                 deadline.set(limits.response_time);
             }
             let again = (reused && may_repeat).then(|| copy_of(&request));
-            match up::send(connection, &self.site.target, server, request, deadline).await {
+            match up::send(connection, &self.site.target, server, request, self.shared.conversation).await {
                 Ok(response) => return Ok(response),
                 // An idle connection may have been closed under our hands.
                 Err(attempt) if reused => {
@@ -415,13 +419,13 @@ impl<'a> Exchange<'a> {
     }
 
     /// A connection to the server whose turn it is, or to the next one that can be reached, and whether it idled before.
-    async fn connect(&self, fresh: bool) -> Result<(Connection, SocketAddr, bool), Failure> {
+    async fn connect(&self, fresh: bool) -> Result<(Carrier, SocketAddr, bool), Failure> {
         let site = self.site;
         if site.balance.is_unknown() {
             self.look_up().await?;
         }
         let mut server = site.balance.select().ok_or_else(|| site.balance.why_none())?;
-        if !fresh && let Some(connection) = up::reuse(&site.target, server) {
+        if !fresh && let Some(connection) = up::reuse(&site.target, server, self.upgrades) {
             return Ok((connection, server, true));
         }
         let deadline = &self.shared.conversation.deadline;
@@ -430,7 +434,7 @@ impl<'a> Exchange<'a> {
         let first = server;
         let connection = loop {
             // Boxed: most requests dial nothing, and need no room for it.
-            let dial = up::dial(self.shared.connector, &site.target, server, self.shared.client.ends());
+            let dial = up::dial(self.shared.connector, &site.target, server, self.shared.client.ends(), self.upgrades);
             let dialled = deadline.bound(Box::pin(dial)).await;
             match dialled.unwrap_or(Err(Failure::UpstreamConnect)) {
                 Ok(connection) => break connection,

@@ -4,13 +4,14 @@
 //! 2. [`headers`]: what ends at this hop and what goes on; [`forwarded`]: who asked, as a backend is told;
 //! 3. [`arriving`], [`stream`]: the bodies as the codec takes them in and sends them;
 //! 4. [`records`]: streams of records, each of which is good before it goes on;
-//! 5. [`up`], [`pool`], [`balance`], [`resolver`]: upstream connections, ours to drive, keep and choose, and their names.
+//! 5. [`up`], [`pool`], [`balance`], [`resolver`]: upstream connections, ours to drive, keep and choose, and their names; [`multiplexed`]: those of HTTP/2.
 
 pub mod arriving;
 pub mod balance;
 pub mod flow;
 pub mod forwarded;
 pub mod headers;
+pub mod multiplexed;
 pub mod pool;
 pub mod records;
 pub mod resolver;

@@ -24,7 +24,7 @@ struct Identity {
     site: Box<str>,
 }
 
-/// What was proven on a connection, and what was offered: there is one ALPN protocol, http/1.1.
+/// What was proven on a connection, and what was offered.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct TlsIdentity {
     /// The name that is verified.
@@ -34,6 +34,8 @@ struct TlsIdentity {
     /// SHA-256 of the client certificate.
     client: Option<[u8; 32]>,
     only_tls13: bool,
+    /// Whether HTTP/2 was offered beside HTTP/1.1.
+    http2: bool,
 }
 
 /// An interned identity of connections.
@@ -60,6 +62,7 @@ impl PoolKey {
             authorities: t.ca.as_ref().map(digest),
             client: t.identity.as_ref().map(|identity| digest(&identity.certificate)),
             only_tls13: t.only_tls13,
+            http2: t.http2,
         });
         let identity = Identity { tls, site: site.into() };
         let mut all = IDENTITIES.lock().unwrap_or_else(PoisonError::into_inner);

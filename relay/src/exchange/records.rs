@@ -21,6 +21,7 @@ use super::flow::{Exchange, Passed, count};
 use super::headers;
 use super::up::Driven;
 use crate::admit::Conversation;
+use crate::admit::conversation::BodyFailure;
 use crate::answer;
 use crate::body::{Opening, Outgoing, Records, Sealed, SealedRecords, Source, Work};
 use crate::error::{Failure, Side};
@@ -113,7 +114,10 @@ impl Rising {
         }
         match ready!(self.sending.poll_bytes(cx)) {
             Some(Ok(bytes)) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
-            Some(Err(failure)) => Poll::Ready(Some(Err(Box::new(Cut(failure))))),
+            Some(Err(failure)) => {
+                self.sending.conversation.body_failed(BodyFailure { failure, cut: true });
+                Poll::Ready(Some(Err(Box::new(Cut(failure)))))
+            }
             None => {
                 let conversation = &self.sending.conversation;
                 conversation.set_streaming(false);

@@ -15,8 +15,10 @@ use super::headers;
 use super::records;
 use super::up::Driven;
 use crate::admit::Conversation;
+use crate::admit::conversation::BodyFailure;
 use crate::body::Outgoing;
 use crate::config::resolved::MessageLimits;
+use crate::error::Failure;
 use crate::metrics::Held;
 
 /// A streamed body was too slow.
@@ -61,12 +63,18 @@ impl Rising {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
+            Poll::Ready(Some(Err(error))) => {
+                self.conversation.body_failed(BodyFailure { failure: Failure::ClientGone, cut: false });
+                Poll::Ready(Some(Err(error.into())))
+            }
             Poll::Ready(None) => {
                 self.end();
                 Poll::Ready(None)
             }
-            Poll::Pending if self.conversation.deadline.is_due() => Poll::Ready(Some(Err(Box::new(TooSlow)))),
+            Poll::Pending if self.conversation.deadline.is_due() => {
+                self.conversation.body_failed(BodyFailure { failure: Failure::RequestTimeout, cut: false });
+                Poll::Ready(Some(Err(Box::new(TooSlow))))
+            }
             Poll::Pending => Poll::Pending,
         }
     }

@@ -1,4 +1,4 @@
-//! One upstream connection: dialled by pingora, spoken to by hyper, driven inside the request's own task.
+//! One upstream connection: dialled by pingora, spoken to by hyper, over HTTP/1 driven inside the request's own task.
 
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
@@ -24,8 +24,11 @@ use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::BoxError;
 use super::headers;
+use super::multiplexed;
 use super::pool::{self, PoolKey};
 use super::stream::UpBody;
+use crate::admit::Conversation;
+use crate::admit::conversation::BodyFailure;
 use crate::admit::proxy_protocol::{Ends, Version};
 use crate::deadline::Deadline;
 use crate::error::Failure;
@@ -35,6 +38,8 @@ use crate::error::Failure;
 pub struct Tls {
     /// Authorities and versions.
     pub config: Arc<ClientConfig>,
+    /// The same, where servers may choose HTTP/2.
+    pub either: Option<Arc<ClientConfig>>,
     /// The name that is verified.
     pub name: ServerName<'static>,
 }
@@ -52,6 +57,8 @@ pub struct Target {
     pub key: PoolKey,
     /// TLS, or plain.
     pub tls: Option<Tls>,
+    /// Whether HTTP/2 is spoken: where TLS agrees on it, and on plain connections without asking (RFC 9113 §3.3).
+    pub http2: bool,
     /// How the client is told of. A connection is then one client's own: none is kept, and none is shared.
     pub proxy_protocol: Option<Version>,
     /// Most idle connections for each server and worker thread.
@@ -65,6 +72,14 @@ trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 type Driver = dyn Future<Output = hyper::Result<()>> + Send;
+
+/// What one request is sent on.
+pub enum Carrier {
+    /// A connection of its own, until its response has ended.
+    Own(Connection),
+    /// A share in one that speaks HTTP/2.
+    Shared(multiplexed::Sender),
+}
 
 /// A connection between two requests.
 pub struct Connection {
@@ -81,18 +96,25 @@ impl Connection {
     }
 }
 
-/// An idle connection to the server, one that the peer left open.
+/// An idle connection to the server, one that the peer left open; or a share in one, where the request need not go alone.
 #[must_use]
-pub fn reuse(target: &Target, server: SocketAddr) -> Option<Connection> {
+pub fn reuse(target: &Target, server: SocketAddr, alone: bool) -> Option<Carrier> {
+    if target.http2
+        && !alone
+        && let Some(sender) = multiplexed::shared(target.key, server, target.idle_time)
+    {
+        return Some(Carrier::Shared(sender));
+    }
     while let Some(mut connection) = pool::take(target.key, server) {
         if connection.nudge() {
-            return Some(connection);
+            return Some(Carrier::Own(connection));
         }
     }
     None
 }
 
-/// Dials a server, for a client or, as a check does, for the relay itself. The caller bounds the time.
+/// Dials a server, for a client or, as a check does, for the relay itself. A request that may change its protocol goes alone, over HTTP/1. The caller bounds
+/// the time.
 ///
 /// # Errors
 /// The server cannot be reached, or its certificate does not verify.
@@ -101,20 +123,29 @@ pub async fn dial(
     target: &Target,
     server: SocketAddr,
     client: Option<&Ends>,
-) -> Result<Connection, Failure> {
+    alone: bool,
+) -> Result<Carrier, Failure> {
     let peer = BasicPeer::new(&server.to_string());
     let mut stream: Stream = connector.new_stream(&peer).await.map_err(|_| Failure::UpstreamConnect)?;
     if let Some(version) = target.proxy_protocol {
         stream.write_all(&version.write(client)).await.map_err(|_| Failure::UpstreamConnect)?;
         stream.flush().await.map_err(|_| Failure::UpstreamConnect)?;
     }
-    let io: Box<dyn Duplex> = match &target.tls {
-        None => stream_of(stream),
-        Some(tls) => Box::new(handshake(tls, stream).await?),
+    let (io, http2): (Box<dyn Duplex>, bool) = match &target.tls {
+        None => (stream_of(stream), target.http2 && !alone),
+        Some(tls) => {
+            let config = tls.either.as_ref().filter(|_| !alone).unwrap_or(&tls.config);
+            let stream = handshake(tls, config, stream).await?;
+            let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+            (Box::new(stream), http2)
+        }
     };
+    if http2 {
+        return multiplexed::begin(io, target.key, server, target.idle_time).await.map(Carrier::Shared);
+    }
     let handshake = http1::Builder::new().max_buf_size(128 * 1024).handshake(TokioIo::new(io)).await;
     let (sender, driver) = handshake.map_err(|_| Failure::UpstreamConnect)?;
-    Ok(Connection { sender, driver: Box::pin(driver.with_upgrades()) })
+    Ok(Carrier::Own(Connection { sender, driver: Box::pin(driver.with_upgrades()) }))
 }
 
 /// Plain streams are TCP, and need not be called through two tables.
@@ -133,8 +164,8 @@ fn stream_of(stream: Stream) -> Box<dyn Duplex> {
 ///
 /// # Errors
 /// The certificate does not verify, or the peer speaks no TLS.
-pub async fn handshake(tls: &Tls, stream: Stream) -> Result<TlsStream<Stream>, Failure> {
-    let connector = TlsConnector::from(Arc::clone(&tls.config));
+async fn handshake(tls: &Tls, config: &Arc<ClientConfig>, stream: Stream) -> Result<TlsStream<Stream>, Failure> {
+    let connector = TlsConnector::from(Arc::clone(config));
     connector.connect(tls.name.clone(), stream).await.map_err(|error| {
         // rustls wraps its own error in the I/O error of the handshake; anything else is the network.
         match error.get_ref().and_then(|e| e.downcast_ref::<tokio_rustls::rustls::Error>()) {
@@ -161,6 +192,55 @@ pub struct Attempt {
 /// # Errors
 /// The connection broke, the body's source broke, or the deadline came.
 pub async fn send(
+    carrier: Carrier,
+    target: &Target,
+    server: SocketAddr,
+    request: Request<UpBody>,
+    conversation: &Conversation,
+) -> Result<Response<Driven>, Box<Attempt>> {
+    match carrier {
+        Carrier::Own(connection) => send_alone(connection, target, server, request, &conversation.deadline).await,
+        // Boxed: sites whose upstream speaks HTTP/1 need no room for it.
+        Carrier::Shared(sender) => Box::pin(send_shared(sender, target, server, request, conversation)).await,
+    }
+}
+
+async fn send_shared(
+    mut sender: multiplexed::Sender,
+    target: &Target,
+    server: SocketAddr,
+    request: Request<UpBody>,
+    conversation: &Conversation,
+) -> Result<Response<Driven>, Box<Attempt>> {
+    let keep = Keep { key: target.key, server, idle_max: target.idle_max, idle_time: target.idle_time };
+    let failed = |failure| Attempt { failure, unsent: None, broke: false, cut: false };
+    let request =
+        multiplexed::into_http2(request, target.tls.is_some()).map_err(|failure| Box::new(failed(failure)))?;
+    let mut answer = pin!(sender.try_send_request(request));
+    let answered = poll_fn(|cx| match answer.as_mut().poll(cx) {
+        Poll::Pending if conversation.deadline.is_due() => Poll::Ready(None),
+        Poll::Pending => Poll::Pending,
+        Poll::Ready(answer) => Poll::Ready(Some(answer)),
+    })
+    .await;
+    match answered {
+        Some(Ok(response)) => {
+            Ok(response.map(|body| Driven { body, connection: None, shared: true, keep, ended: false }))
+        }
+        Some(Err(mut error)) => {
+            let unsent = error.take_message().and_then(|request| multiplexed::out_of_http2(request).ok());
+            // The body goes up in a task of its own, which tells its failures here.
+            Err(Box::new(match conversation.body_failure() {
+                Some(BodyFailure { failure, cut }) => Attempt { failure, unsent: None, broke: false, cut },
+                None => Attempt { failure: Failure::UpstreamProtocol, unsent, broke: true, cut: false },
+            }))
+        }
+        None if conversation.is_streaming() => Err(Box::new(failed(Failure::RequestTimeout))),
+        None => Err(Box::new(failed(Failure::UpstreamTimeout))),
+    }
+}
+
+async fn send_alone(
     mut connection: Connection,
     target: &Target,
     server: SocketAddr,
@@ -187,7 +267,7 @@ pub async fn send(
         Some(Ok(response)) => {
             let (head, body) = response.into_parts();
             let connection = if over { None } else { Some(connection) };
-            Ok(Response::from_parts(head, Driven { body, connection, keep, ended: false }))
+            Ok(Response::from_parts(head, Driven { body, connection, shared: false, keep, ended: false }))
         }
         Some(Err(mut error)) => {
             let unsent = error.take_message();
@@ -210,7 +290,14 @@ pub async fn send(
 }
 
 /// Asks once and for the status alone, on a connection that is not used again. The caller bounds the time.
-pub async fn ask(mut connection: Connection, request: Request<UpBody>) -> Option<StatusCode> {
+pub async fn ask(carrier: Carrier, request: Request<UpBody>, secure: bool) -> Option<StatusCode> {
+    let mut connection = match carrier {
+        Carrier::Own(connection) => connection,
+        Carrier::Shared(mut sender) => {
+            let request = multiplexed::into_http2(request, secure).ok()?;
+            return sender.send_request(request).await.ok().map(|response| response.status());
+        }
+    };
     let mut answer = pin!(connection.sender.try_send_request(request));
     let mut over = false;
     poll_fn(|cx| {
@@ -242,6 +329,8 @@ struct Keep {
 pub struct Driven {
     body: Incoming,
     connection: Option<Connection>,
+    /// It comes over a connection that is driven elsewhere.
+    shared: bool,
     keep: Keep,
     ended: bool,
 }
@@ -283,6 +372,15 @@ impl Body for Driven {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
+        if this.shared {
+            let mut polled = Pin::new(&mut this.body).poll_frame(cx);
+            if let Poll::Ready(Some(Ok(frame))) = &mut polled
+                && let Some(trailers) = frame.trailers_mut()
+            {
+                headers::strip_trailers(trailers);
+            }
+            return polled.map(|frame| frame.map(|frame| frame.map_err(Into::into)));
+        }
         // More of the body comes only by a turn of the connection, so the body's channel need not wake anyone.
         let mut nobody = Context::from_waker(Waker::noop());
         let mut polled = Pin::new(&mut this.body).poll_frame(&mut nobody);

@@ -18,7 +18,7 @@ use super::Edge;
 use super::visit::Visit;
 use crate::admit::{Conversation, Gate};
 use crate::config::resolved::ConnectionLimits;
-use crate::exchange::pool;
+use crate::exchange::{multiplexed, pool};
 
 /// Time between two looks at idle upstream connections of a worker thread.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -110,6 +110,7 @@ pub(super) fn keep_pool_swept() {
             loop {
                 tokio::time::sleep(SWEEP).await;
                 pool::sweep();
+                multiplexed::sweep();
             }
         });
     }
