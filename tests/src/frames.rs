@@ -27,6 +27,8 @@ pub const END_HEADERS: u8 = 4;
 /// Of SETTINGS and PING.
 pub const ACK: u8 = 1;
 
+/// `SETTINGS_HEADER_TABLE_SIZE`.
+const HEADER_TABLE: u16 = 1;
 /// `SETTINGS_INITIAL_WINDOW_SIZE`.
 pub const INITIAL_WINDOW: u16 = 4;
 
@@ -104,8 +106,10 @@ impl Frames<TcpStream> {
 impl<S: Read + Write> Frames<S> {
     fn begin(&mut self, settings: &[(u16, u32)]) -> io::Result<()> {
         self.stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")?;
+        // No table of earlier fields: every status can then be read by itself.
+        let settings = settings.iter().chain(&[(HEADER_TABLE, 0)]);
         let payload: Vec<u8> =
-            settings.iter().flat_map(|(id, value)| id.to_be_bytes().into_iter().chain(value.to_be_bytes())).collect();
+            settings.flat_map(|(id, value)| id.to_be_bytes().into_iter().chain(value.to_be_bytes())).collect();
         self.send(kind::SETTINGS, 0, 0, &payload)
     }
 
