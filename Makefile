@@ -49,6 +49,7 @@ bench:
 	$(CARGO) bench --locked -p e3-benches
 	$(CARGO) build --locked --release --workspace --bins
 	$(CARGO) run --locked --release -p e3-benches --bin journey -- $(ARGS)
+	$(CARGO) run --locked --release -p e3-benches --bin edge -- $(ARGS)
 
 deps:
 	@.ci/deps build reader

@@ -3,3 +3,4 @@
 pub mod document;
 pub mod peer;
 pub mod process;
+pub mod tls;

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::process::{Running, wait_for_port};
+use crate::tls::Leaf;
 
 /// nginx as the backend: reads the body, answers a fixed small JSON.
 pub fn nginx_backend(dir: &Path, cpu: usize, port: u16) -> Running {
     let sink = r#"location / { default_type application/json; return 200 '{"ok":true,"id":"ord_8d1f0c52"}'; }"#;
-    nginx(dir, "backend", cpu, port, sink, "")
+    nginx(dir, "backend", cpu, &port.to_string(), sink, "", port)
 }
 
 /// nginx as a pass-through proxy with keepalive to the backend, on one worker.
@@ -16,20 +17,54 @@ pub fn nginx_proxy(dir: &Path, cpu: usize, port: u16, backend: u16) -> Running {
     let upstream = format!("upstream sink {{ server 127.0.0.1:{backend}; keepalive 64; }}");
     let location = "location / { proxy_pass http://sink; proxy_http_version 1.1; proxy_set_header Connection \"\"; \
                     proxy_set_header Host $host; client_body_buffer_size 256k; }";
-    nginx(dir, "proxy", cpu, port, location, &upstream)
+    nginx(dir, "proxy", cpu, &port.to_string(), location, &upstream, port)
 }
 
-fn nginx(dir: &Path, name: &'static str, cpu: usize, port: u16, location: &str, upstream: &str) -> Running {
+/// nginx that ends TLS and passes through to the backend, on one worker.
+pub fn nginx_tls_proxy(dir: &Path, cpu: usize, port: u16, backend: u16, leaf: &Leaf) -> Running {
+    let upstream = format!("upstream sink {{ server 127.0.0.1:{backend}; keepalive 64; }}");
+    let location = format!(
+        "{} location / {{ proxy_pass http://sink; proxy_http_version 1.1; proxy_set_header Connection \"\"; \
+         proxy_set_header Host $host; client_body_buffer_size 256k; }}",
+        ends_tls(leaf)
+    );
+    nginx(dir, "tls-proxy", cpu, &format!("{port} ssl"), &location, &upstream, port)
+}
+
+/// nginx as a backend that speaks TLS.
+pub fn nginx_tls_backend(dir: &Path, cpu: usize, port: u16, leaf: &Leaf) -> Running {
+    let sink =
+        format!("{} location / {{ default_type application/json; return 200 '{{\"ok\":true}}'; }}", ends_tls(leaf));
+    nginx(dir, "tls-backend", cpu, &format!("{port} ssl"), &sink, "", port)
+}
+
+/// As the relay has it: both versions, no stateful sessions.
+fn ends_tls(leaf: &Leaf) -> String {
+    let (certificate, key) = (leaf.certificate.display(), leaf.key.display());
+    format!(
+        "ssl_certificate {certificate}; ssl_certificate_key {key}; ssl_protocols TLSv1.2 TLSv1.3; ssl_session_cache off;"
+    )
+}
+
+fn nginx(
+    dir: &Path,
+    name: &'static str,
+    cpu: usize,
+    listen: &str,
+    location: &str,
+    upstream: &str,
+    port: u16,
+) -> Running {
     let root = dir.join(name);
     std::fs::create_dir_all(&root).expect("temporary folder");
     let root_text = root.display();
     let config = format!(
         "daemon off; master_process off; worker_processes 1; pid {root_text}/pid; error_log {root_text}/error.log crit;\n\
-         events {{ worker_connections 4096; }}\n\
+         events {{ worker_connections 16384; }}\n\
          http {{ access_log off; keepalive_requests 100000000; keepalive_timeout 600s; client_max_body_size 64m;\n\
          client_body_temp_path {root_text}/body; proxy_temp_path {root_text}/proxy; fastcgi_temp_path {root_text}/f;\n\
          uwsgi_temp_path {root_text}/u; scgi_temp_path {root_text}/s;\n\
-         {upstream}\n server {{ listen 127.0.0.1:{port}; {location} }} }}\n"
+         {upstream}\n server {{ listen 127.0.0.1:{listen}; {location} }} }}\n"
     );
     let file = root.join("nginx.conf");
     std::fs::write(&file, config).expect("configuration of nginx");
