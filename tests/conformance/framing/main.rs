@@ -166,13 +166,20 @@ fn ended(stream: &mut Box<dyn Duplex>, unread: &[u8]) -> Result<(), String> {
 
 /// Plays a case, after a good request where it comes later: how many requests the backend has to have got, or what went wrong.
 fn play(way: &Way, case: &Case, later: bool) -> Result<usize, String> {
-    let mut bytes = if later { GOOD.as_bytes().to_vec() } else { Vec::new() };
+    // Who cuts a message must not count on an answer to one before it that is still on its way.
+    let mut bytes = if later && !case.cut { GOOD.as_bytes().to_vec() } else { Vec::new() };
     bytes.extend(case.bytes());
     if case.refused() && !case.open && !case.waits {
         bytes.extend_from_slice(SMUGGLED.as_bytes());
     }
     let (mut stream, mut unread) = (way.open(), Vec::new());
     let text = |error: io::Error| error.to_string();
+    if later && case.cut {
+        stream.write_all(GOOD.as_bytes()).and_then(|()| stream.flush()).map_err(text)?;
+        if answer(&mut stream, &mut unread).map_err(text)?.map(|(status, _)| status) != Some(200) {
+            return Err("the good one has no answer".to_owned());
+        }
+    }
     // A refusal may come, and the connection end, before all is sent.
     let sent = stream.write_all(&bytes).and_then(|()| stream.flush());
     if sent.is_err() && !case.refused() {
@@ -181,9 +188,6 @@ fn play(way: &Way, case: &Case, later: bool) -> Result<usize, String> {
     let reached = case.reaches + usize::from(later);
     if case.cut {
         stream.finish();
-        if later && answer(&mut stream, &mut unread).map_err(text)?.map(|(status, _)| status) != Some(200) {
-            return Err("the good one has no answer".to_owned());
-        }
         // It may be told what was wrong; in any case it ends.
         if let Ok(Some((status, _))) = answer(&mut stream, &mut unread)
             && !(400..500).contains(&status)
@@ -232,10 +236,16 @@ fn play_all(way: &Way, backend: &Backend, cases: &[Case]) -> Vec<String> {
     let expected: usize = thread::scope(|scope| {
         let playing: Vec<_> = waits.iter().map(|(case, later)| scope.spawn(|| play(way, case, *later))).collect();
         let played: Vec<_> = playing.into_iter().map(|play| play.join().expect("a play")).collect();
-        played.into_iter().zip(&waits).map(|(played, (case, later))| played.unwrap_or_else(|fault| {
-            told(case, *later, fault);
-            0
-        })).sum()
+        played
+            .into_iter()
+            .zip(&waits)
+            .map(|(played, (case, later))| {
+                played.unwrap_or_else(|fault| {
+                    told(case, *later, fault);
+                    0
+                })
+            })
+            .sum()
     });
     if backend.requests().len() != before + expected {
         told(&cases[0], false, format!("{} requests for cases that wait", backend.requests().len() - before));
