@@ -455,3 +455,33 @@ fn sessions_resume_for_their_own_site_alone() {
         );
     }
 }
+
+#[test]
+fn another_protocol_passes_through_tls() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let upstream = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut head = [0; 2048];
+        let n = stream.read(&mut head).unwrap();
+        assert!(text(&head[..n]).to_lowercase().contains("upgrade: echo"));
+        stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n").unwrap();
+        let mut bytes = [0; 5];
+        stream.read_exact(&mut bytes).unwrap();
+        stream.write_all(&bytes).unwrap();
+    });
+    let (folder, address, ca) = (folder(), port::free(), TestCa::new());
+    let tls = ca.site(folder.path(), SHOP);
+    let rules = format!(
+        "engine: {{endpoints: [\"unix:///nonexistent/e3.sock\"], app: shop, development: true}}\n\
+         inbound:\n  - {{listen: \"{address}\", hosts: [{SHOP}], backend: \"http://{upstream}\", tls: {{{tls}}}}}\n"
+    );
+    let _relay = Relay::start(folder.path(), "relay", &rules);
+    let mut through = Through::direct(address, &folder.path().join("site-ca.pem"), SHOP);
+    let asked = format!("GET /ws HTTP/1.1\r\nHost: {SHOP}\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n");
+    assert_eq!(through.ask(asked.as_bytes()).unwrap().status, 101);
+    through.bytes().write_all(b"hello").unwrap();
+    let mut echoed = [0; 5];
+    through.bytes().read_exact(&mut echoed).unwrap();
+    assert_eq!(&echoed, b"hello");
+}

@@ -84,6 +84,11 @@ impl Through {
         Self::start(stream, client_config(ca), host).expect("TLS to the listener")
     }
 
+    /// What comes after the answers: bytes, once another protocol was agreed on.
+    pub fn bytes(&mut self) -> &mut (impl Read + Write) {
+        &mut self.stream
+    }
+
     /// The certificate that the server showed, in DER.
     pub fn shown(&self) -> Vec<u8> {
         let chain = self.stream.conn.peer_certificates().expect("a certificate was shown");
