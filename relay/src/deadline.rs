@@ -66,6 +66,8 @@ impl Moments {
 #[derive(Debug)]
 pub struct Deadline {
     due: AtomicU64,
+    /// However it is set, it comes due then.
+    cap: AtomicU64,
     waker: Mutex<Option<Waker>>,
 }
 
@@ -73,7 +75,8 @@ impl Deadline {
     /// A deadline that is not set, looked at by the current worker thread's ticker.
     #[must_use]
     pub fn new() -> Arc<Self> {
-        let deadline = Arc::new(Self { due: AtomicU64::new(NEVER), waker: Mutex::default() });
+        let deadline =
+            Arc::new(Self { due: AtomicU64::new(NEVER), cap: AtomicU64::new(NEVER), waker: Mutex::default() });
         watch(Arc::downgrade(&deadline));
         deadline
     }
@@ -96,12 +99,23 @@ impl Deadline {
 
     /// Comes due at a moment.
     pub fn set_at(&self, moment: Moment) {
-        self.due.store(moment.0, Ordering::Relaxed);
+        self.due.store(moment.0.min(self.cap.load(Ordering::Relaxed)), Ordering::Relaxed);
     }
 
-    /// Does not come due any more.
+    /// Does not come due any more, but for [`Deadline::cap`].
     pub fn clear(&self) {
-        self.due.store(NEVER, Ordering::Relaxed);
+        self.due.store(self.cap.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// Comes due then at the latest, whatever it is set to, until [`Deadline::uncap`].
+    pub fn cap(&self, moment: Moment) {
+        self.cap.store(moment.0, Ordering::Relaxed);
+        self.due.fetch_min(moment.0, Ordering::Relaxed);
+    }
+
+    /// From now on it may be set to any moment.
+    pub fn uncap(&self) {
+        self.cap.store(NEVER, Ordering::Relaxed);
     }
 
     /// Whether it is due.
@@ -189,6 +203,19 @@ mod tests {
         assert!(started.elapsed() >= Duration::from_millis(250));
         deadline.set(Duration::from_secs(3600));
         assert_eq!(deadline.bound(async { 7 }).await, Some(7));
+    }
+
+    #[tokio::test]
+    async fn a_capped_deadline_comes_whatever_it_is_set_to() {
+        let deadline = Deadline::new();
+        deadline.cap(Moment::after(Duration::ZERO));
+        deadline.set(Duration::from_secs(3600));
+        deadline.clear();
+        tokio::time::sleep(TICK * 4).await;
+        assert!(deadline.is_due());
+        deadline.uncap();
+        deadline.set(Duration::from_secs(3600));
+        assert!(!deadline.is_due());
     }
 
     #[tokio::test]

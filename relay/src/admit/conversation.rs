@@ -151,9 +151,13 @@ impl Conversation {
         if wishes {
             self.upgrade.store(WISHED, Ordering::Relaxed);
         }
+        // Of a head that comes while a message is worked on, that message's deadline knows nothing.
+        let awaited = self.is_idle();
         self.heads.fetch_add(1, Ordering::Relaxed);
         self.in_head.store(false, Ordering::Relaxed);
-        self.deadline.clear();
+        if awaited {
+            self.deadline.clear();
+        }
     }
 
     /// The first bytes of a head are here, and the rest has to follow in its time.
@@ -226,6 +230,11 @@ impl Conversation {
         if self.broken.load(Ordering::Relaxed) { Failure::Framing(Framing::Chunk) } else { Failure::ClientGone }
     }
 
+    /// The request that was taken has `time` in all, until its answer is out.
+    pub fn within(&self, time: Duration) {
+        self.deadline.cap(Moment::after(time));
+    }
+
     /// From now on bytes stream, either way: they may be silent for `idle`, and take `total` in all.
     pub fn stream(&self, idle: Duration, total: Duration) {
         self.silence.store(u64::try_from(idle.as_millis()).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
@@ -277,7 +286,11 @@ impl Conversation {
     /// One more answer is out, to the last byte of its body; the codec has `time` to write it.
     pub fn answered(&self, time: Duration) {
         self.answered.fetch_add(1, Ordering::Relaxed);
-        if self.is_idle() {
+        self.deadline.uncap();
+        if !self.is_idle() {
+            // Whoever takes the next one sets its own.
+            self.deadline.clear();
+        } else {
             // Nothing is read after a wish, so it was this request's.
             self.decide(DECLINED);
             self.written_by.set(Moment::after(time.max(self.limits.idle_time)));
@@ -287,6 +300,7 @@ impl Conversation {
 
     /// The request's wish for another protocol is granted; without this word it is not. The tunnel may be silent for `idle` and last for `total`.
     pub fn agree_to_upgrade(&self, idle: Duration, total: Duration) {
+        self.deadline.uncap();
         self.stream(idle, total);
         self.decide(AGREED);
     }

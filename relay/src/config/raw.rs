@@ -592,6 +592,9 @@ pub struct Limits {
     pub stream_idle: Option<At<String>>,
     /// Total time of a streamed body; `1h` when absent.
     pub stream_time: Option<At<String>>,
+    /// Total time of a request, from the end of its head to the last byte of its answer; `2h` when absent. Changed to another protocol, a connection has
+    /// `stream_time` for that.
+    pub request_time: Option<At<String>>,
     /// Most idle upstream connections of each worker thread to each server; 64 when absent.
     pub pool_idle: Option<At<usize>>,
     /// How long one is kept idle; `55s` when absent.

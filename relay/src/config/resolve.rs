@@ -539,6 +539,7 @@ impl Resolver<'_> {
             response_body_time: self.time(raw.response_body_time.as_ref(), secs(30)),
             stream_idle: self.time(raw.stream_idle.as_ref(), secs(60)),
             stream_time: self.time(raw.stream_time.as_ref(), secs(3600)),
+            request_time: self.time(raw.request_time.as_ref(), secs(2 * 3600)),
         }
     }
 

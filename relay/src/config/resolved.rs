@@ -341,6 +341,8 @@ pub struct MessageLimits {
     pub stream_idle: Duration,
     /// Total time of a streamed body.
     pub stream_time: Duration,
+    /// Total time of a request, from the end of its head to the last byte of its answer.
+    pub request_time: Duration,
 }
 
 /// Limits of the connections of a listener.

@@ -140,6 +140,7 @@ impl<'a> Exchange<'a> {
     pub async fn run(mut self, request: Request<Arriving>) -> Response<DownBody> {
         let mut done = Done::new(Arc::clone(self.shared.conversation), self.site.site.limits.stream_time);
         done.hold(self.site.metrics.request());
+        self.shared.conversation.within(self.site.site.limits.request_time);
         let (status, outcome, response) = match self.attempt(request).await {
             Ok(Passed::Whole(head, bytes)) => {
                 (head.status, metrics::OK, Response::from_parts(head, DownBody::whole(bytes, done)))

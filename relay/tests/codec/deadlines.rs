@@ -92,6 +92,61 @@ fn an_upstream_that_does_not_answer_in_time_is_answered_for() {
 }
 
 #[test]
+fn a_request_behind_another_lifts_no_deadline() {
+    let backend = Backend::raw(|mut peer| {
+        peer.request();
+        while peer.fill() > 0 {}
+    });
+    let relay = Relay::before_with(backend.address, "limits: {response_time: 500ms}");
+    let mut client = Client::connect(relay.address);
+    client.send(GET);
+    backend.wait_for_open(1);
+    client.send(GET);
+    for _ in 0..2 {
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.code().as_str()), (504, "upstream/timeout"));
+    }
+}
+
+#[test]
+fn a_request_has_one_time_for_everything() {
+    // Each part is well within its own time.
+    let backend = Backend::raw(|mut peer| {
+        while let Some(request) = peer.request() {
+            let length = if request.line.contains("drip") { 1000 } else { 2 };
+            peer.write(format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n"));
+            for _ in 0..length {
+                std::thread::sleep(Duration::from_millis(30));
+                peer.write("x");
+            }
+        }
+    });
+    let relay = Relay::before_with(backend.address, "limits: {request_time: 1s, stream_idle: 20s}");
+    let mut client = Client::connect(relay.address);
+    // Each request has its own.
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_millis(1500) {
+        assert_eq!(client.ask(GET).status, 200);
+    }
+    client.send("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 1000\r\n\r\n");
+    while std::io::Write::write(&mut client.stream, b"x").is_ok() {
+        std::thread::sleep(Duration::from_millis(30));
+        assert!(started.elapsed() < Duration::from_secs(15), "it goes on");
+        if matches!(client.stream.set_nonblocking(true).and_then(|()| client.stream.peek(&mut [0])), Ok(n) if n > 0) {
+            break;
+        }
+    }
+    client.stream.set_nonblocking(false).unwrap();
+    assert_eq!(client.answer().status, 408);
+    let mut client = Client::connect(relay.address);
+    client.send(GET.replace("/ ", "/drip "));
+    assert_eq!(client.head().status, 200);
+    let mut all = Vec::new();
+    let _ = std::io::Read::read_to_end(&mut client.stream, &mut all);
+    assert!(all.len() < 1000, "it was cut");
+}
+
+#[test]
 fn an_answer_that_stops_is_cut() {
     let backend = Backend::raw(|mut peer| {
         peer.request();
