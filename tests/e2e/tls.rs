@@ -485,3 +485,40 @@ fn another_protocol_passes_through_tls() {
     through.bytes().read_exact(&mut echoed).unwrap();
     assert_eq!(&echoed, b"hello");
 }
+
+/// What TLS was made under holds for every request of a connection, in HTTP/2 too.
+#[test]
+fn http2_keeps_to_the_site_that_its_tls_was_made_for() {
+    let clients = TestCa::new();
+    let own = folder();
+    let ca = own.path().join("clients.pem");
+    std::fs::write(&ca, &clients.pem).unwrap();
+    let strict = format!(", client_ca: {}", ca.display());
+    let edge = Edge::start(&[("a.example", ", hsts: {max_age: 1d}"), ("b.example", ""), ("strict.example", &strict)]);
+    let (port, trusted) = (edge.address.port().to_string(), edge.file("site-ca.pem"));
+    let resolve = format!("a.example:{port}:127.0.0.1");
+    for (host, status) in [("a.example", "200"), ("b.example", "421"), ("strict.example", "421"), ("c.example", "421")]
+    {
+        let seen = run(
+            "curl",
+            &[
+                "-sS",
+                "--http2",
+                "--cacert",
+                &trusted,
+                "--resolve",
+                &resolve,
+                "-H",
+                &format!("host: {host}"),
+                "-D",
+                "-",
+                "-o",
+                "/dev/null",
+                &format!("https://a.example:{port}/x"),
+            ],
+        );
+        assert!(seen.starts_with(&format!("HTTP/2 {status}")), "{host}: {seen}");
+        assert_eq!(seen.contains("strict-transport-security: max-age=86400"), status == "200", "{host}: {seen}");
+    }
+    assert_eq!(edge.backend.requests().len(), 1);
+}
