@@ -214,9 +214,11 @@ fn rapid_reset_ends_the_connection_and_no_other() {
     }
     // The relay may close before it has taken all of it.
     let _ = frames.send_bytes(&sent);
+    let _ = frames.send(kind::PING, 0, 0, &[9; 8]);
     let ended = loop {
         match frames.receive() {
             Ok(frame) if frame.kind == kind::GOAWAY => break true,
+            Ok(frame) if frame.kind == kind::PING && frame.payload == [9; 8] => break false,
             Ok(_) => {}
             Err(error) => break error.kind() != std::io::ErrorKind::WouldBlock,
         }

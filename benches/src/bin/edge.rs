@@ -9,7 +9,8 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use e3_benches::document::order;
 use e3_benches::peer::{nginx_backend, nginx_tls_backend, nginx_tls_proxy};
@@ -56,7 +57,7 @@ impl System {
         let (plain, secure, proxy, admin) = (port(), port(), port(), port());
         let (certificate, key) = (leaf.certificate.display(), leaf.key.display());
         let (upstream, ca) = (format!("https://127.0.0.1:{secure_backend}"), leaf.authority.display());
-        let many = format!("connections: {{most: {0}, most_per_client: {0}, idle_time: 300s}}", 2 * IDLE);
+        let many = format!("connections: {{most: {0}, most_per_client: {0}, idle_time: 300s, h2c: true}}", 2 * IDLE);
         let rules = format!(
             "engine: {{endpoints: [\"unix://{0}/none.sock\"], app: shop, development: true}}\nthreads: 1\nadmin: {{listen: \"127.0.0.1:{admin}\"}}\n\
              ca: {{certificate: {1}, key: {0}/relay-ca.key}}\ninbound:\n\
@@ -127,7 +128,7 @@ fn compare(title: &str, ways: [(&str, &Way, &Running); 2], rounds: usize, time: 
 
 /// Resident memory of each of [`IDLE`] connections that `open` makes, to a relay that has served nothing else.
 fn idle<T>(name: &str, dir: &Path, open: impl Fn(&System) -> T) {
-    let dir = dir.join(name);
+    let dir = dir.join(name.replace(|c: char| !c.is_ascii_alphanumeric(), "-"));
     std::fs::create_dir(&dir).expect("a folder");
     let system = System::start(&dir);
     // The first ones pay for what stays whatever their number.
@@ -138,6 +139,148 @@ fn idle<T>(name: &str, dir: &Path, open: impl Fn(&System) -> T) {
     let after = system.relay.rss_kib();
     println!("| {name} | {:.1} |", after.saturating_sub(before) as f64 / idle.len() as f64);
     drop(few);
+}
+
+/// What an attacker does in a loop until it is told to stop.
+type Attack = fn(&System, &AtomicBool);
+
+fn no_attack(_: &System, _: &AtomicBool) {}
+
+/// Heads that come a byte at a time, over as many connections as there may be.
+fn slow_heads(system: &System, over: &AtomicBool) {
+    let mut slow: Vec<TcpStream> = Vec::new();
+    while !over.load(Ordering::Relaxed) {
+        while slow.len() < IDLE {
+            let mut stream = TcpStream::connect(("127.0.0.1", system.plain)).expect("connect");
+            stream.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nx: ").expect("a head begins");
+            slow.push(stream);
+        }
+        slow.retain_mut(|stream| stream.write_all(b"a").is_ok());
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// The same frames over and over, on a new connection whenever one is ended; what comes back is read, so that nothing waits for us.
+fn flood(system: &System, over: &AtomicBool, frames: &[u8]) {
+    while !over.load(Ordering::Relaxed) {
+        let mut stream = TcpStream::connect(("127.0.0.1", system.plain)).expect("connect");
+        stream.set_read_timeout(Some(Duration::from_millis(1))).expect("a timeout");
+        let _ = stream.write_all(HTTP2);
+        let mut waste = [0; 65536];
+        while !over.load(Ordering::Relaxed) && stream.write_all(frames).is_ok() {
+            match stream.read(&mut waste) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(_) => break,
+            }
+        }
+    }
+}
+
+fn rapid_reset(system: &System, over: &AtomicBool) {
+    let mut frames = Vec::new();
+    for stream in (1..200u32).step_by(2) {
+        let mut request = get();
+        request[5..9].copy_from_slice(&stream.to_be_bytes());
+        // Open, and reset at once.
+        request[4] = 4;
+        frames.extend(request);
+        frames.extend([0, 0, 4, 3, 0]);
+        frames.extend(stream.to_be_bytes());
+        frames.extend(8u32.to_be_bytes());
+    }
+    flood(system, over, &frames);
+}
+
+fn continuations(system: &System, over: &AtomicBool) {
+    let mut frames = get();
+    frames[4] = 0;
+    for _ in 0..64 {
+        frames.extend([0, 64, 0, 9, 0, 0, 0, 0, 1]);
+        // Literals of one letter each.
+        frames.extend([0, 1, b'x', 1, b'y'].iter().cycle().take(16384));
+    }
+    flood(system, over, &frames);
+}
+
+/// 100 streams of a client that opens no window, on each of ten connections.
+fn stalls(system: &System, over: &AtomicBool) {
+    let mut frames = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x06\x04\0\0\0\0\0\0\x04\0\0\0\0".to_vec();
+    for stream in (1..200u32).step_by(2) {
+        let mut request = get();
+        request[5..9].copy_from_slice(&stream.to_be_bytes());
+        frames.extend(request);
+    }
+    while !over.load(Ordering::Relaxed) {
+        let stalled: Vec<_> =
+            (0..10).map(|_| TcpStream::connect(("127.0.0.1", system.plain)).expect("connect")).collect();
+        for mut stream in &stalled {
+            let _ = stream.write_all(&frames);
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
+}
+
+/// What another client notices of attacks: its requests' times, one after the other, and the relay's memory.
+fn victims(dir: &Path, rounds: usize, time: Duration) {
+    println!(
+        "\nA client's requests over one connection during attacks, {rounds} alternating rounds of {} s\n\n| attack | p50 µs | p99 µs | p99 ÷ without | most memory of the relay, MiB |\n|---|---|---|---|---|",
+        time.as_secs()
+    );
+    let attacks: [(&str, Attack); 5] = [
+        ("none", no_attack),
+        ("10,000 slow heads", slow_heads),
+        ("rapid reset", rapid_reset),
+        ("CONTINUATION flood", continuations),
+        ("1,000 stalled streams", stalls),
+    ];
+    let mut times: Vec<(Vec<f64>, Vec<f64>, u64)> = vec![Default::default(); attacks.len()];
+    for round in 0..rounds {
+        for (n, (_, attack)) in attacks.iter().enumerate() {
+            let dir = dir.join(format!("victim-{round}-{n}"));
+            std::fs::create_dir(&dir).expect("a folder");
+            let system = System::start(&dir);
+            let over = AtomicBool::new(false);
+            let (mut taken, memory) = std::thread::scope(|scope| {
+                scope.spawn(|| attack(&system, &over));
+                std::thread::sleep(Duration::from_secs(1));
+                let measured = victim(&system, time);
+                over.store(true, Ordering::Relaxed);
+                measured
+            });
+            taken.sort_by(f64::total_cmp);
+            let at = |part: f64| taken.get((taken.len() as f64 * part) as usize).copied().unwrap_or(f64::NAN);
+            times[n].0.push(at(0.5));
+            times[n].1.push(at(0.99));
+            times[n].2 = times[n].2.max(memory);
+        }
+    }
+    let without = times[0].1.clone();
+    for ((name, _), (p50, p99, memory)) in attacks.iter().zip(times) {
+        let ratio = median(p99.iter().zip(&without).map(|(a, b)| a / b).collect());
+        println!("| {name} | {:.0} | {:.0} | {ratio:.1} | {:.0} |", median(p50), median(p99), memory as f64 / 1024.0);
+    }
+}
+
+/// The times of its requests in µs, and the most memory that the relay had in KiB.
+fn victim(system: &System, time: Duration) -> (Vec<f64>, u64) {
+    let mut stream = TcpStream::connect(("127.0.0.1", system.plain)).expect("connect");
+    stream.set_nodelay(true).expect("no delay");
+    let request = format!("GET /plain HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+    let (mut taken, mut memory, until) = (Vec::new(), 0, Instant::now() + time);
+    let mut answer = [0; 4096];
+    while Instant::now() < until {
+        let started = Instant::now();
+        stream.write_all(request.as_bytes()).expect("a request");
+        let n = stream.read(&mut answer).expect("an answer");
+        assert!(answer[..n].starts_with(b"HTTP/1.1 200"), "the victim was not served");
+        taken.push(started.elapsed().as_secs_f64() * 1e6);
+        if taken.len() % 256 == 0 {
+            memory = memory.max(system.relay.rss_kib());
+        }
+    }
+    (taken, memory)
 }
 
 fn idle_memory(dir: &Path) {
@@ -216,4 +359,5 @@ fn main() {
     compare("CONNECT, TLS backend", [("intercepted", &inside, relay), ("tunnel", &past, relay)], rounds, time);
     drop(system);
     idle_memory(dir.path());
+    victims(dir.path(), rounds, time);
 }
