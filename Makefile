@@ -13,7 +13,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 TESTED := --features relay/test-root,e3-enclave/test-module
 VENV := $(TARGET)/reader-venv
 
-.PHONY: demo test nitro reader moto lint bench deps
+.PHONY: demo test nitro reader moto clients lint bench deps
 
 demo:
 	@.ci/deps build
@@ -24,7 +24,7 @@ test:
 	@.ci/deps build test reader
 	$(CARGO) build --locked --workspace --bins $(TESTED)
 	$(CARGO) test --locked --workspace $(TESTED)
-	@$(MAKE) --no-print-directory reader moto
+	@$(MAKE) --no-print-directory reader moto clients
 
 nitro:
 	@tests/nitro/run $(ARGS)
@@ -39,10 +39,15 @@ moto:
 	@.ci/deps build reader
 	CARGO=$(CARGO) .ci/moto $(TARGET)/moto-venv $(TESTED),e3-tests/moto
 
+# Python's, Node's and Go's clients and curl go through the proxy, unmodified.
+clients:
+	@.ci/deps build test reader clients
+	CARGO=$(CARGO) .ci/clients $(TARGET)/clients $(TESTED),e3-tests/clients
+
 lint:
 	@.ci/deps build
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --locked --workspace --all-targets $(TESTED),e3-tests/nitro,e3-tests/moto,e3-nitro-signer/sign -- -D warnings
+	$(CARGO) clippy --locked --workspace --all-targets $(TESTED),e3-tests/nitro,e3-tests/moto,e3-tests/clients,e3-nitro-signer/sign -- -D warnings
 
 bench:
 	@.ci/deps build bench

@@ -93,6 +93,7 @@ impl Resolver<'_> {
             hsts,
             default: tls.default,
             tells_certificate: tls.client_certificate_header.as_ref().is_some_and(|tells| *tells.get()),
+            prefers_http2: true,
         })
     }
 
@@ -227,6 +228,7 @@ impl Resolver<'_> {
             hsts: None,
             default: true,
             tells_certificate: false,
+            prefers_http2: false,
         }))
     }
 

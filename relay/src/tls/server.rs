@@ -52,6 +52,8 @@ pub struct Terms {
     pub default: bool,
     /// Whether the backend is told the client's certificate.
     pub tells_certificate: bool,
+    /// Whether HTTP/2 is spoken with clients that take either. Go's offer it to a proxy, and then send it a CONNECT of HTTP/1.1.
+    pub prefers_http2: bool,
 }
 
 /// Where a certificate comes from.
@@ -148,6 +150,9 @@ fn config(terms: &Terms, shown: &Arc<Shown>) -> Result<Arc<ServerConfig>, SetupE
     };
     let mut config = builder.with_cert_resolver(Arc::new(Own(Arc::clone(shown))));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    if !terms.prefers_http2 {
+        config.alpn_protocols.reverse();
+    }
     // The library's order is the safer one: strongest first.
     config.ignore_client_order = true;
     // Tickets alone: a store of sessions would be one lock for all worker threads.
