@@ -38,4 +38,4 @@ macro_rules! seeds {
     )*};
 }
 
-seeds!(json_scan framing_head framing_chunked wire_frames token_text token_open kms_answer rules_file path_normalise);
+seeds!(json_scan proxy_header framing_head framing_chunked wire_frames token_text token_open kms_answer rules_file path_normalise);

@@ -1,7 +1,10 @@
 //! What is held of any input. Each function takes any bytes and panics when a promise breaks: the fuzzer calls it with what it makes up, and a test with the seeds.
 
+use std::future::Future;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::{LazyLock, OnceLock};
+use std::task::{Context as TaskContext, Poll, Waker};
 
 use e3_enclave::envelope::{Authentic, SealTime, Sealer};
 use e3_enclave::keyring::{Keyring, RootKey, Store};
@@ -18,7 +21,30 @@ use json_span::{
 };
 use relay::admit::chunked::Chunked;
 use relay::admit::head::{self, BodyFraming};
+use relay::admit::proxy_protocol::{self, Fault, Header, Version};
 use relay::rules::path::NormalPath;
+
+/// A PROXY header that is read ends at one place, whatever follows it, and is read the same when it is written again.
+pub fn proxy_header(bytes: &[u8]) {
+    let read = |bytes: &[u8]| {
+        let mut rest = bytes;
+        // A slice is never pending.
+        let heard = match pin!(proxy_protocol::receive(&mut rest)).poll(&mut TaskContext::from_waker(Waker::noop())) {
+            Poll::Ready(heard) => heard,
+            Poll::Pending => panic!("it waits for more than there is"),
+        };
+        (heard, bytes.len() - rest.len())
+    };
+    let (heard, used) = read(bytes);
+    let Ok(header) = heard else { return };
+    assert_eq!(read(&bytes[..used]), (Ok(header), used));
+    assert_eq!(read(&bytes[..used - 1]).0, Err(Fault::Gone), "a part of it is none");
+    if let Header::Passed(ends) = header {
+        for version in [Version::V1, Version::V2] {
+            assert_eq!(read(&version.write(Some(&ends))).0, Ok(header));
+        }
+    }
+}
 
 /// Both passes over the text say the same, serde_json agrees on what is JSON, and what is selected is exactly one value each, in order, and can be replaced.
 pub fn json_scan(text: &[u8]) {

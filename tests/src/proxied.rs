@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex};
 
 use e3_tests::PATIENCE;
 use e3_tests::client::{Answer, header, read_body, read_head};
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
@@ -123,6 +125,8 @@ impl TestCa {
         // A name of its own: some clients take a leaf whose issuer has its name for one that signed itself.
         params.distinguished_name.push(DnType::CommonName, "An authority of a test");
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        // Strict clients look for it.
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let pem = params.self_signed(&key).expect("an authority").pem();
         Self { issuer: Issuer::new(params, key), pem }
     }
