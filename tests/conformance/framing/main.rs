@@ -25,6 +25,8 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConnection, StreamOwned};
 
 const HOST: &str = "a.test";
+/// A destination that the path names.
+const BASE: &str = "base.test";
 const GOOD: &str = "GET /good HTTP/1.1\r\nHost: a.test\r\n\r\n";
 /// Stands behind what is refused, and must not be taken for a request.
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: a.test\r\n\r\n";
@@ -49,9 +51,9 @@ struct Case {
 }
 
 impl Case {
-    fn bytes(&self) -> Vec<u8> {
+    fn bytes(&self, way: &Way) -> Vec<u8> {
         let run = self.run.as_ref().map(|(text, times)| text.repeat(*times)).unwrap_or_default();
-        let text = self.send.replace('…', &run);
+        let text = way.spoken(&self.send.replace('…', &run));
         text.chars().map(|c| u8::try_from(u32::from(c)).expect("a character for each byte")).collect()
     }
 
@@ -101,11 +103,27 @@ struct Way {
     tls: Option<&'static str>,
     /// CONNECT, and TLS inside it.
     through: bool,
+    /// The first segment of the path names the destination.
+    base: bool,
     /// Authorities of the sites and of the relay.
     trust: [PathBuf; 2],
 }
 
 impl Way {
+    /// A text with its targets as they are written here.
+    fn spoken(&self, text: &str) -> String {
+        if !self.base {
+            return text.to_owned();
+        }
+        let mut text = text.replace("/good", &format!("/{BASE}/good")).replace("/sealed", &format!("/{BASE}/sealed"));
+        for start in ["GET / ", "GET /x ", "POST / ", "POST /x "] {
+            if text.starts_with(start) {
+                text = text.replacen('/', &format!("/{BASE}/"), 1);
+            }
+        }
+        text
+    }
+
     fn open(&self) -> Box<dyn Duplex> {
         let stream = TcpStream::connect(self.address).expect("a listener");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
@@ -167,15 +185,16 @@ fn ended(stream: &mut Box<dyn Duplex>, unread: &[u8]) -> Result<(), String> {
 /// Plays a case, after a good request where it comes later: how many requests the backend has to have got, or what went wrong.
 fn play(way: &Way, case: &Case, later: bool) -> Result<usize, String> {
     // Who cuts a message must not count on an answer to one before it that is still on its way.
-    let mut bytes = if later && !case.cut { GOOD.as_bytes().to_vec() } else { Vec::new() };
-    bytes.extend(case.bytes());
+    let good = way.spoken(GOOD);
+    let mut bytes = if later && !case.cut { good.clone().into_bytes() } else { Vec::new() };
+    bytes.extend(case.bytes(way));
     if case.refused() && !case.open && !case.waits {
         bytes.extend_from_slice(SMUGGLED.as_bytes());
     }
     let (mut stream, mut unread) = (way.open(), Vec::new());
     let text = |error: io::Error| error.to_string();
     if later && case.cut {
-        stream.write_all(GOOD.as_bytes()).and_then(|()| stream.flush()).map_err(text)?;
+        stream.write_all(good.as_bytes()).and_then(|()| stream.flush()).map_err(text)?;
         if answer(&mut stream, &mut unread).map_err(text)?.map(|(status, _)| status) != Some(200) {
             return Err("the good one has no answer".to_owned());
         }
@@ -217,7 +236,7 @@ fn play(way: &Way, case: &Case, later: bool) -> Result<usize, String> {
         return ended(&mut stream, &unread).map(|()| reached);
     }
     // The connection goes on where it should.
-    stream.write_all(GOOD.as_bytes()).and_then(|()| stream.flush()).map_err(text)?;
+    stream.write_all(good.as_bytes()).and_then(|()| stream.flush()).map_err(text)?;
     match answer(&mut stream, &mut unread).map_err(text)? {
         Some((200, _)) if unread.is_empty() => Ok(reached + 1),
         other => Err(format!("out of step: {other:?}")),
@@ -290,11 +309,12 @@ fn every_case_of_the_corpus_has_its_answer_on_every_listener_and_nothing_is_smug
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let trust = [path("site-ca.pem"), path("relay-ca.pem")];
     let (site_tls, proxy_tls) = (ca.site(folder.path(), HOST), ca.site(folder.path(), "proxy.test"));
-    let way = |name, tls, through| Way { name, address: port::free(), tls, through, trust: trust.clone() };
+    let way = |name, tls, through| Way { name, address: port::free(), tls, through, base: false, trust: trust.clone() };
     let ways = [
         way("inbound", None, false),
         way("inbound over TLS", Some(HOST), false),
         way("outbound", None, false),
+        Way { base: true, ..way("outbound by path", None, false) },
         way("inside CONNECT", None, true),
         way("outbound over TLS", Some("proxy.test"), false),
         way("inside CONNECT over TLS", Some("proxy.test"), true),
@@ -323,8 +343,9 @@ fn every_case_of_the_corpus_has_its_answer_on_every_listener_and_nothing_is_smug
     for (way, backend) in ways.iter().zip(&backends).skip(2) {
         let tls = way.tls.map(|_| format!("    tls: {{{proxy_tls}}}\n")).unwrap_or_default();
         rules += &format!(
-            "  - listen: {}\n    {connections}\n{tls}    destinations:\n      - host: {HOST}\n        upstream: http://{}\n        intercept: {}\n        {limits}\n        {sealed}\n",
+            "  - listen: {}\n    {connections}\n{tls}    destinations:\n      - host: {}\n        upstream: http://{}\n        intercept: {}\n        {limits}\n        {sealed}\n",
             way.address,
+            if way.base { BASE } else { HOST },
             backend.address(),
             way.through
         );
