@@ -36,7 +36,8 @@ impl Edge {
         let tls = TestCa::new().site(folder.path(), HOST);
         let site = format!(
             "    hosts: [{HOST}]\n    backend: http://{}\n    limits: {{stream_idle: 1s, response_time: 5s}}\n    \
-             rules: [{{match: {{methods: [POST], path: /seal}}, request: {{seal: [{{select: $.card, role: card}}]}}}}]\n",
+             rules: [{{match: {{methods: [POST], path: /seal}}, request: {{seal: [{{select: $.card, role: card}}]}}}}, \
+             {{match: {{path: /whole}}, response: {{seal: [{{select: $.card, role: card}}]}}}}]\n",
             backend.address()
         );
         let rules = format!(
@@ -253,14 +254,15 @@ fn a_flood_of_continuations_ends_the_connection_and_keeps_no_memory() {
 
 #[test]
 fn streams_whose_client_opens_no_window_are_reset_in_their_time() {
-    let big = "z".repeat(300_000);
-    let mut edge = Edge::start(Backend::start(move |_| Some(answer(200, "text/plain", big.as_bytes()))), "");
+    let big = format!(r#"{{"card":"4111111111111111","rest":"{}"}}"#, "z".repeat(300_000));
+    let mut edge = Edge::start(Backend::start(move |_| Some(answer(200, "application/json", big.as_bytes()))), "");
     let ask = |edge: &Edge| once(edge.plain, &json_request("GET", "/free", HOST, "")).status;
     assert_eq!(ask(&edge), 200);
     let before = edge.memory_kib();
     let mut stalled = Frames::open(edge.plain, &[(INITIAL_WINDOW, 0)]);
     for n in 0..100u32 {
-        let head = request("GET", "/free", HOST);
+        // Some stream, and some are held whole.
+        let head = request("GET", if n % 2 == 0 { "/free" } else { "/whole" }, HOST);
         stalled.send(kind::HEADERS, END_HEADERS | END_STREAM, 2 * n + 1, &head).expect("a head");
     }
     assert_eq!(ask(&edge), 200, "another client waits");

@@ -47,9 +47,9 @@ impl Proxy {
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let rules = format!(
             "engine: {{endpoints: [\"{}\"], app: shop, development: true}}\nca: {{certificate: {certificate}, key: {key}}}\noutbound:\n  - listen: {address}\n    \
-             connections: {{h2c: true}}\n    destinations:\n      - host: {PAY}\n        upstream: http://{}\n        intercept: true\n        \
+             connections: {{h2c: true, idle_time: 1s}}\n    destinations:\n      - host: {PAY}\n        upstream: http://{}\n        intercept: true\n        \
              rules: [{{match: {{path: /charges/**}}, request: {{open: [{{select: $.number, roles: [card-number]}}]}}}}]\n      \
-             - {{host: {LOGS}, upstream: \"https://{}\", tunnel: true}}\n",
+             - {{host: {LOGS}, upstream: \"https://{}\", tunnel: true, limits: {{stream_idle: 1s}}}}\n",
             engine.endpoint(),
             provider.address(),
             logs.address
@@ -177,4 +177,29 @@ fn connect_over_http2_opens_nothing_else() {
     let mut frames = shared.0.borrow_mut();
     frames.send(kind::PING, 0, 0, &[1; 8]).expect("a ping");
     frames.until(|frame| frame.kind == kind::PING && frame.flags == END_STREAM).expect("an answer to it");
+}
+
+#[test]
+fn a_tunnel_on_a_stream_lasts_while_bytes_move_and_not_much_longer() {
+    let proxy = Proxy::start();
+    let shared = Shared::open(&proxy);
+    let (status, tunnel) = shared.connect(1, &format!("{LOGS}:443"));
+    assert_eq!(status, Some(200));
+    let ca = proxy.folder.path().join("logs-ca.pem");
+    let name = ServerName::try_from(LOGS).expect("a server name");
+    let connection = ClientConnection::new(client_config(&ca), name).expect("TLS");
+    let mut stream = StreamOwned::new(connection, tunnel);
+    // Longer in all than it may be silent, and than an idle connection lasts.
+    for n in 0..8 {
+        stream.write_all(&json_request("POST", "/line", LOGS, &n.to_string())).expect("the tunnel is open");
+        stream.flush().expect("the tunnel is open");
+        let mut unread = Vec::new();
+        let head = read_head(&mut stream, &mut unread).expect("an answer").expect("an answer");
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        read_body(&mut stream, &mut unread, &head).expect("its body");
+        std::thread::sleep(std::time::Duration::from_millis(400));
+    }
+    let end = stream.read(&mut [0; 16]);
+    assert!(matches!(end, Ok(0) | Err(_)), "the silent tunnel stays");
+    assert_eq!(proxy.logs.heads.lock().expect("the record").len(), 8);
 }

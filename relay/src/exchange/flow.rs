@@ -138,7 +138,8 @@ impl<'a> Exchange<'a> {
 
     /// Works the request off, and always has an answer: the upstream's, or a problem that says why not.
     pub async fn run(mut self, request: Request<Arriving>) -> Response<DownBody> {
-        let mut done = Done::new(Arc::clone(self.shared.conversation), self.site.site.limits.stream_time);
+        let limits = &self.site.site.limits;
+        let mut done = Done::new(Arc::clone(self.shared.conversation), limits.stream_idle, limits.stream_time);
         done.hold(self.site.metrics.request());
         self.shared.conversation.within(self.site.site.limits.request_time);
         let (status, outcome, response) = match self.attempt(request).await {

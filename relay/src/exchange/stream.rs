@@ -149,6 +149,9 @@ impl Body for UpBody {
     }
 }
 
+/// Most bytes of a whole body that are given to HTTP/2's codec at a time: it keeps what it has until the client's window opens.
+const PIECE: usize = 64 * 1024;
+
 /// A body on its way to the client.
 pub struct DownBody {
     kind: Down,
@@ -157,6 +160,8 @@ pub struct DownBody {
 
 enum Down {
     Whole(Full<Bytes>),
+    /// A whole body on a stream of HTTP/2, which the codec takes as the client's window allows.
+    Pieces(Bytes),
     Stream(Box<Driven>),
     Records(Box<records::Falling>),
 }
@@ -164,7 +169,9 @@ enum Down {
 /// Counts an answer as out when its body is through, or dropped.
 pub struct Done {
     conversation: Arc<Conversation>,
-    /// How long the client may take to read what the codec has buffered by then.
+    /// How long the client may read nothing of a body that streams.
+    silence: Duration,
+    /// How long it may take in all, and to read what the codec has buffered by the end.
     time: Duration,
     in_flight: Option<Held>,
 }
@@ -172,8 +179,8 @@ pub struct Done {
 impl Done {
     /// Guards one request.
     #[must_use]
-    pub fn new(conversation: Arc<Conversation>, time: Duration) -> Self {
-        Self { conversation, time, in_flight: None }
+    pub fn new(conversation: Arc<Conversation>, silence: Duration, time: Duration) -> Self {
+        Self { conversation, silence, time, in_flight: None }
     }
 
     /// Also keeps a gauge up until then.
@@ -193,7 +200,12 @@ impl DownBody {
     /// A whole body.
     #[must_use]
     pub fn whole(bytes: Bytes, done: Done) -> Self {
-        Self { kind: Down::Whole(Full::new(bytes)), done }
+        if bytes.is_empty() || !done.conversation.is_stream() {
+            return Self { kind: Down::Whole(Full::new(bytes)), done };
+        }
+        // Over HTTP/1 the codec takes it at once; here it may never, so the client's time runs.
+        done.conversation.stream(done.silence, done.time);
+        Self { kind: Down::Pieces(bytes), done }
     }
 
     /// The upstream's body, as it comes.
@@ -219,6 +231,11 @@ impl Body for DownBody {
         let body = self.get_mut();
         match &mut body.kind {
             Down::Whole(whole) => Pin::new(whole).poll_frame(cx).map_err(|never| match never {}),
+            Down::Pieces(rest) => {
+                body.done.conversation.moves();
+                let piece = rest.split_to(rest.len().min(PIECE));
+                Poll::Ready((!piece.is_empty()).then(|| Ok(Frame::data(piece))))
+            }
             Down::Stream(stream) => match Pin::new(&mut **stream).poll_frame(cx) {
                 Poll::Ready(frame) => {
                     body.done.conversation.moves();
@@ -234,6 +251,7 @@ impl Body for DownBody {
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Down::Whole(whole) => whole.is_end_stream(),
+            Down::Pieces(rest) => rest.is_empty(),
             Down::Stream(stream) => stream.is_end_stream(),
             Down::Records(_) => false,
         }
@@ -242,6 +260,7 @@ impl Body for DownBody {
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Down::Whole(whole) => whole.size_hint(),
+            Down::Pieces(rest) => SizeHint::with_exact(rest.len() as u64),
             Down::Stream(stream) => stream.size_hint(),
             Down::Records(_) => SizeHint::default(),
         }

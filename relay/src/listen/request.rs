@@ -44,12 +44,12 @@ impl Edge {
         let id = request_id(request.headers());
         if refusal.is_none() && self.side == Side::Inbound && wellknown::asks(request.method(), request.uri()) {
             let answer = wellknown::answer(&state.engine, request.uri()).await;
-            return answer.map(|body| DownBody::whole(body, Done::new(Arc::clone(&conversation), REFUSAL)));
+            return answer.map(|body| DownBody::whole(body, Done::new(Arc::clone(&conversation), REFUSAL, REFUSAL)));
         }
         if refusal.is_none() && self.side == Side::Inbound && visit.session.is_none() {
             let proof = state.acme.as_ref().and_then(|acme| acme.challenges().http(request.uri().path()));
             if let Some(proof) = proof {
-                return Response::new(DownBody::whole(proof, Done::new(Arc::clone(&conversation), REFUSAL)));
+                return Response::new(DownBody::whole(proof, Done::new(Arc::clone(&conversation), REFUSAL, REFUSAL)));
             }
         }
         let sited = match refusal {
@@ -57,7 +57,7 @@ impl Edge {
             None if request.method() == Method::CONNECT => {
                 match Box::pin(self.connect(&state, request, &visit, &conversation)).await {
                     Ok(()) => {
-                        let done = Done::new(Arc::clone(&conversation), REFUSAL);
+                        let done = Done::new(Arc::clone(&conversation), REFUSAL, REFUSAL);
                         return Response::new(DownBody::whole(bytes::Bytes::new(), done));
                     }
                     Err(failure) => return self.refuse(&state, failure, id, &visit, conversation, started),
@@ -68,7 +68,7 @@ impl Edge {
         match sited {
             Ok((site, _)) if site.site.redirect => {
                 let response = redirect(&request, &site, &id, started);
-                response.map(|body| DownBody::whole(body, Done::new(conversation, REFUSAL)))
+                response.map(|body| DownBody::whole(body, Done::new(conversation, REFUSAL, REFUSAL)))
             }
             Ok((site, target)) => {
                 let shared = Shared {
@@ -95,7 +95,7 @@ impl Edge {
         conversation: Arc<Conversation>,
         started: Instant,
     ) -> Response<DownBody> {
-        let done = Done::new(conversation, REFUSAL);
+        let done = Done::new(conversation, REFUSAL, REFUSAL);
         let Some(cause) = answer::cause_of(&failure) else {
             return Response::new(DownBody::whole(bytes::Bytes::new(), done));
         };
@@ -151,7 +151,7 @@ impl Edge {
         let dialled = conversation.deadline.bound(dial).await;
         let server = dialled.unwrap_or(Err(Failure::UpstreamConnect))?;
         conversation.agree_to_upgrade(limits.stream_idle, limits.stream_time);
-        conversation.leave_tunnel(connect::tunnel(target, upgrade, server));
+        conversation.leave_tunnel(connect::tunnel(target, upgrade, server, conversation));
         Ok(())
     }
 

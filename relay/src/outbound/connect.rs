@@ -6,7 +6,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
@@ -19,8 +19,8 @@ use pingora_core::upstreams::peer::BasicPeer;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_rustls::rustls::server::Acceptor;
 
-use crate::admit::Gate;
 use crate::admit::conversation::Tunnel;
+use crate::admit::{Conversation, Gate};
 use crate::config::resolved::{Connect, Listener};
 use crate::error::{Failure, Framing};
 use crate::outbound::egress::spelled;
@@ -195,12 +195,14 @@ pub async fn dial(connector: &TransportConnector, server: SocketAddr) -> Result<
     connector.new_stream(&BasicPeer::new(&server.to_string())).await.map_err(|_| Failure::UpstreamConnect)
 }
 
-/// Passes bytes on, once the client has said in TLS that it means the target. The connection's task bounds the time.
+/// Passes bytes on, once the client has said in TLS that it means the target. The conversation's task bounds the time.
 #[must_use]
-pub fn tunnel(target: Target, client: OnUpgrade, mut server: Stream) -> Tunnel {
+pub fn tunnel(target: Target, client: OnUpgrade, mut server: Stream, conversation: &Arc<Conversation>) -> Tunnel {
+    // Not held by what it holds itself.
+    let conversation = Arc::downgrade(conversation);
     Box::pin(async move {
         let Ok(client) = client.await else { return };
-        let mut client = TokioIo::new(client);
+        let mut client = Moving { stream: TokioIo::new(client), conversation };
         let Some(hello) = hello(&mut client, &target).await else { return };
         if server.write_all(&hello).await.is_err() || server.flush().await.is_err() {
             return;
@@ -211,8 +213,45 @@ pub fn tunnel(target: Target, client: OnUpgrade, mut server: Stream) -> Tunnel {
     })
 }
 
+/// The client's end of a tunnel: what goes through it, either way, shows that it is in use.
+struct Moving {
+    stream: TokioIo<Upgraded>,
+    conversation: Weak<Conversation>,
+}
+
+impl Moving {
+    fn moved<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if let (Poll::Ready(Ok(_)), Some(conversation)) = (&polled, self.conversation.upgrade()) {
+            conversation.moves();
+        }
+        polled
+    }
+}
+
+impl AsyncRead for Moving {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_read(cx, out);
+        self.moved(polled)
+    }
+}
+
+impl AsyncWrite for Moving {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.moved(polled)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
 /// The first bytes of the client, if they are TLS for the target.
-async fn hello(client: &mut TokioIo<Upgraded>, target: &Target) -> Option<Vec<u8>> {
+async fn hello(client: &mut Moving, target: &Target) -> Option<Vec<u8>> {
     let mut acceptor = Acceptor::default();
     let mut bytes = Vec::new();
     loop {
@@ -239,7 +278,7 @@ async fn hello(client: &mut TokioIo<Upgraded>, target: &Target) -> Option<Vec<u8
     }
 }
 
-async fn refuse(client: &mut TokioIo<Upgraded>, alert: &[u8]) {
+async fn refuse(client: &mut Moving, alert: &[u8]) {
     // Whether it gets there changes nothing.
     let _ = client.write_all(alert).await;
     let _ = poll_fn(|cx| Pin::new(&mut *client).poll_shutdown(cx)).await;
