@@ -171,6 +171,7 @@ async fn ask(client: Client, calls: u64, value: Arc<[u8]>, items: usize) {
         destination: "api.shop.example",
         source: "203.0.113.9",
         method: "POST",
+        credential: e3_wire::Credential::default(),
     };
     for _ in 0..calls {
         let mut request = RequestWriter::new(App::parse("shop").expect("an app"), &context, 0);

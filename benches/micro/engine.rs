@@ -160,6 +160,7 @@ fn throughput(c: &mut Criterion) {
         destination: "api.pay.example",
         source: "203.0.113.9",
         method: "POST",
+        credential: e3_wire::Credential::default(),
     };
     let mut seal = RequestWriter::new(app(), &context, 0);
     for _ in 0..BATCH {

@@ -58,6 +58,7 @@ fn request() -> RequestWriter {
         destination: "api.shop.example",
         source: "203.0.113.9",
         method: "POST",
+        credential: e3_wire::Credential::default(),
     };
     let mut request = RequestWriter::new(App::parse("shop").expect("an app"), &context, 0);
     for _ in 0..BATCH {

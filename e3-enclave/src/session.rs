@@ -97,6 +97,8 @@ pub struct Session {
     relay: Option<SpkiHash>,
     admin: Option<[u8; PUBLIC_KEY]>,
     image: Option<AttestedImage>,
+    /// SHA-256 of the rules that it says it follows.
+    rules: Option<[u8; 32]>,
     name: Box<str>,
 }
 
@@ -104,7 +106,7 @@ impl Session {
     /// Whoever reached a plain link: nothing is proven.
     #[must_use]
     pub fn plain() -> Self {
-        Self { relay: None, admin: None, image: None, name: "link:plain".into() }
+        Self { relay: None, admin: None, image: None, rules: None, name: "link:plain".into() }
     }
 
     /// A relay or an administrator of the measured lists.
@@ -113,11 +115,11 @@ impl Session {
         match *peer.who() {
             Who::Relay(hash) => {
                 let key = SpkiHash(hash);
-                Self { relay: Some(key), admin: None, image: None, name: format!("relay:{key}").into() }
+                Self { relay: Some(key), admin: None, image: None, rules: None, name: format!("relay:{key}").into() }
             }
             Who::Admin(key) => {
                 let name = format!("admin:ed25519:{}", hex(&key));
-                Self { relay: None, admin: Some(key), image: None, name: name.into() }
+                Self { relay: None, admin: Some(key), image: None, rules: None, name: name.into() }
             }
         }
     }
@@ -132,6 +134,18 @@ impl Session {
     #[must_use]
     pub fn with_image(&self, image: AttestedImage) -> Self {
         Self { image: Some(image), ..self.clone() }
+    }
+
+    /// The same, which says that it follows rules of this SHA-256.
+    #[must_use]
+    pub fn with_rules(&self, hash: [u8; 32]) -> Self {
+        Self { rules: Some(hash), ..self.clone() }
+    }
+
+    /// SHA-256 of the rules that it says it follows, if it said so.
+    #[must_use]
+    pub const fn rules(&self) -> Option<&[u8; 32]> {
+        self.rules.as_ref()
     }
 
     /// The relay's key; `None` on a plain link, and of an administrator.

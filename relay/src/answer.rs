@@ -220,6 +220,10 @@ fn refused(reason: Refusal) -> Cause {
         }
         Refusal::RateLimited => cause(S::SERVICE_UNAVAILABLE, "engine/rate", "The engine's rate limit is reached."),
         Refusal::NotPermitted => cause(S::FORBIDDEN, "engine/not-permitted", "The engine does not permit this."),
+        Refusal::TooOld => cause(S::FORBIDDEN, "token/too-old", "A token is older than its role allows."),
+        Refusal::TypeNotAllowed => {
+            cause(S::UNPROCESSABLE_ENTITY, "engine/type", "The role has no values of this type.")
+        }
     }
 }
 
@@ -232,12 +236,18 @@ fn refused_response(reason: Refusal) -> &'static str {
         Refusal::BadValue => "response/value",
         Refusal::RateLimited => "response/rate",
         Refusal::NotPermitted => "response/not-permitted",
+        Refusal::TooOld => "response/token-too-old",
+        Refusal::TypeNotAllowed => "response/type",
     }
 }
 
 fn engine(refusal: RequestRefusal) -> Cause {
     use StatusCode as S;
     let (code, title) = match refusal {
+        RequestRefusal::UnknownCredential => {
+            return cause(S::UNAUTHORIZED, "engine/unknown-key", "The API key is not known.");
+        }
+        RequestRefusal::NoPolicy => ("engine/no-policy", "The encryption engine has no policy in force."),
         RequestRefusal::Overloaded => ("engine/overloaded", "The encryption engine is overloaded."),
         RequestRefusal::Deadline => ("engine/deadline", "The encryption engine ran out of time."),
         RequestRefusal::AuditUnavailable => {
@@ -306,27 +316,11 @@ pub fn table() -> Vec<Cause> {
             Failure::Conflict(side),
             Failure::TooMuchForEngine(side),
         ]);
-        for reason in [
-            Refusal::NotAuthentic,
-            Refusal::RoleNotAllowed,
-            Refusal::RoleKind,
-            Refusal::UnknownRole,
-            Refusal::BadValue,
-            Refusal::RateLimited,
-            Refusal::NotPermitted,
-        ] {
+        for reason in Refusal::ALL {
             all.push(Failure::Refused { side, reason });
         }
     }
-    for refusal in [
-        RequestRefusal::Overloaded,
-        RequestRefusal::Deadline,
-        RequestRefusal::AuditUnavailable,
-        RequestRefusal::NotReady,
-        RequestRefusal::UnknownApp,
-        RequestRefusal::Malformed,
-        RequestRefusal::TooLarge,
-    ] {
+    for refusal in RequestRefusal::ALL {
         all.push(Failure::Engine(refusal));
     }
     all.extend([

@@ -72,6 +72,11 @@ impl Engine {
         })
     }
 
+    /// States the rules that requests follow from now on, by the SHA-256 of their file.
+    pub fn state_rules(&self, hash: [u8; 32]) {
+        self.client.state_rules(hash);
+    }
+
     /// The engine's attestation document for this nonce; empty where it can prove nothing.
     ///
     /// # Errors

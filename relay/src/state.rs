@@ -156,6 +156,7 @@ impl State {
             let state = ListenerState::build(listener, metrics, &mut tls, acme.as_deref(), previous)?;
             listeners.insert((listener.listen, listener.side), state);
         }
+        engine.state_rules(config.hash);
         let roles = metrics.roles(role_names(&config).iter().map(String::as_str));
         Ok(Self { config, engine, acme, roles, listeners })
     }

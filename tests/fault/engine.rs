@@ -206,16 +206,18 @@ fn engine_answering_too_many_results_sends_no_plaintext() {
 
 #[test]
 fn every_refusal_of_a_request_sends_no_plaintext() {
-    for (refusal, code) in [
-        (RequestRefusal::Overloaded, "engine/overloaded"),
-        (RequestRefusal::Deadline, "engine/deadline"),
-        (RequestRefusal::AuditUnavailable, "engine/audit"),
-        (RequestRefusal::NotReady, "engine/not-ready"),
-        (RequestRefusal::UnknownApp, "engine/unknown-app"),
-        (RequestRefusal::Malformed, "engine/malformed"),
-        (RequestRefusal::TooLarge, "engine/too-large"),
+    for (refusal, status, code) in [
+        (RequestRefusal::Overloaded, 503, "engine/overloaded"),
+        (RequestRefusal::Deadline, 503, "engine/deadline"),
+        (RequestRefusal::AuditUnavailable, 503, "engine/audit"),
+        (RequestRefusal::NotReady, 503, "engine/not-ready"),
+        (RequestRefusal::UnknownApp, 503, "engine/unknown-app"),
+        (RequestRefusal::Malformed, 503, "engine/malformed"),
+        (RequestRefusal::TooLarge, 503, "engine/too-large"),
+        (RequestRefusal::UnknownCredential, 401, "engine/unknown-key"),
+        (RequestRefusal::NoPolicy, 503, "engine/no-policy"),
     ] {
-        nothing_leaves(Behaviour::RefusesRequests(refusal), 503, &[code]);
+        nothing_leaves(Behaviour::RefusesRequests(refusal), status, &[code]);
     }
 }
 
@@ -229,6 +231,8 @@ fn every_refusal_of_a_value_sends_no_plaintext() {
         (Refusal::UnknownRole, 403, "engine/unknown-role"),
         (Refusal::BadValue, 422, "engine/value"),
         (Refusal::RateLimited, 503, "engine/rate"),
+        (Refusal::TooOld, 403, "token/too-old"),
+        (Refusal::TypeNotAllowed, 422, "engine/type"),
     ] {
         nothing_leaves(Behaviour::RefusesItems(refusal), status, &[code]);
     }

@@ -211,6 +211,7 @@ fn rewritten(request: &Request<'_>) -> Vec<u8> {
             Item::Open { roles, token } => writer.open(&roles.iter().collect::<Vec<_>>(), token),
             Item::Inspect { token } => writer.inspect(token),
             Item::Rewrap { token } => writer.rewrap(token),
+            Item::PublicKey { role } => writer.public_key(role),
         };
         written.expect("room for what was read");
     }
@@ -226,6 +227,7 @@ fn answered(items: &[ItemAnswer<'_>]) -> Vec<u8> {
             ItemAnswer::Refused(refusal) => writer.refused(*refusal),
             ItemAnswer::Inspection(inspection) => writer.inspection(inspection),
             ItemAnswer::Kept => writer.kept(),
+            ItemAnswer::PublicKey { kid, key } => writer.public_key(*kid, key),
         }
     }
     writer.finish()

@@ -76,6 +76,27 @@ struct Inner {
     security: Security,
     endpoints: Vec<Target>,
     turn: AtomicUsize,
+    rules: Arc<Rules>,
+}
+
+/// What the relay states of the rules that it follows. Each connection says it before the first request that follows them.
+#[derive(Default)]
+pub(crate) struct Rules {
+    /// How often they were stated; 0: never.
+    times: AtomicU64,
+    hash: Mutex<[u8; 32]>,
+}
+
+impl Rules {
+    /// How often they were stated.
+    pub(crate) fn times(&self) -> u64 {
+        self.times.load(Ordering::Acquire)
+    }
+
+    /// SHA-256 of those that were stated last.
+    pub(crate) fn hash(&self) -> [u8; 32] {
+        *self.hash.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// An endpoint and what is known of it.
@@ -145,7 +166,16 @@ impl Client {
             })
             .collect();
         let id = NEXT_CLIENT.fetch_add(1, Ordering::Relaxed);
-        Self { inner: Arc::new(Inner { id, options, security, endpoints, turn: AtomicUsize::new(0) }) }
+        let rules = Arc::default();
+        Self { inner: Arc::new(Inner { id, options, security, endpoints, turn: AtomicUsize::new(0), rules }) }
+    }
+
+    /// States the rules that requests follow from now on, by their SHA-256: engines record it with what they decide.
+    pub fn state_rules(&self, hash: [u8; 32]) {
+        let rules = &self.inner.rules;
+        let mut stated = rules.hash.lock().unwrap_or_else(PoisonError::into_inner);
+        *stated = hash;
+        rules.times.fetch_add(1, Ordering::Release);
     }
 
     /// Asks an engine and waits for its answer until the deadline. A request that was not answered, because its connection failed or because half of
@@ -296,7 +326,7 @@ impl Client {
 
     /// A live connection of this thread, dialled if need be.
     async fn connection(&self, at: usize) -> Result<Arc<Connection>, LinkError> {
-        let Inner { id, options, security, endpoints, .. } = &*self.inner;
+        let Inner { id, options, security, endpoints, rules, .. } = &*self.inner;
         let Some(target) = endpoints.get(at) else { return Err(LinkError::Unavailable) };
         let lanes = options.connections.max(1);
         let lane = target.in_flight.load(Ordering::Relaxed) % lanes;
@@ -314,7 +344,8 @@ impl Client {
         match target.dial(security, options).await {
             Ok((stream, reader, life)) => {
                 let in_flight = Arc::clone(&target.in_flight);
-                let connection = Connection::start(stream, reader, options.max_in_flight, in_flight, life);
+                let bounds = (options.max_in_flight, in_flight);
+                let connection = Connection::start(stream, reader, bounds, life, Arc::clone(rules));
                 *slot.connection.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&connection));
                 Ok(connection)
             }

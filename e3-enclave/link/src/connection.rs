@@ -14,11 +14,12 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use e3_wire::{Answer, FrameHeader, FrameKind, WireError};
+use e3_wire::{Answer, FrameHeader, FrameKind, Mark, WireError};
 use tokio::io::AsyncWrite;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::LinkError;
+use crate::client::Rules;
 use crate::frames::FrameReader;
 use crate::stream::Stream;
 
@@ -38,6 +39,14 @@ impl AnswerFrame {
     /// The bytes do not follow SPEC.md, "Answers".
     pub fn answer(&self) -> Result<Answer<'_>, WireError> {
         Answer::read(&self.0)
+    }
+
+    /// The answer, read, and the place of its audit record.
+    ///
+    /// # Errors
+    /// The bytes do not follow SPEC.md, "Answers".
+    pub fn marked(&self) -> Result<(Answer<'_>, Option<Mark>), WireError> {
+        Answer::read_marked(&self.0)
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
@@ -65,6 +74,8 @@ struct State {
     /// Deadlines in the order of the calls.
     deadlines: VecDeque<(Instant, u64)>,
     queue: VecDeque<(Bytes, Bytes)>,
+    /// How often the rules had been stated when this connection last said them.
+    rules: u64,
     driver: Option<Waker>,
     closed: Option<LinkError>,
     draining: bool,
@@ -77,6 +88,7 @@ pub(crate) struct Connection {
     state: Mutex<State>,
     in_flight: Arc<AtomicUsize>,
     max_in_flight: usize,
+    rules: Arc<Rules>,
     /// Calls in a row that ran out of time.
     timeouts: AtomicU32,
 }
@@ -86,13 +98,13 @@ impl Connection {
     pub(crate) fn start(
         stream: Stream,
         reader: FrameReader,
-        max_in_flight: usize,
-        in_flight: Arc<AtomicUsize>,
+        (max_in_flight, in_flight): (usize, Arc<AtomicUsize>),
         life: Option<Duration>,
+        rules: Arc<Rules>,
     ) -> Arc<Self> {
         let expires = life.map(|life| Instant::now() + life);
         let state = Mutex::new(State { expires, ..State::default() });
-        let connection = Arc::new(Self { state, in_flight, max_in_flight, timeouts: AtomicU32::new(0) });
+        let connection = Arc::new(Self { state, in_flight, max_in_flight, rules, timeouts: AtomicU32::new(0) });
         let driver = Driver {
             // When the runtime goes, the driver is dropped, and every caller learns it.
             connection: CloseOnDrop(Arc::clone(&connection)),
@@ -161,6 +173,14 @@ impl Connection {
         let id = state.next_id;
         let header = FrameHeader { kind, id, body: body.len() }.to_bytes().map_err(|_| LinkError::TooLarge)?;
         state.next_id += 1;
+        let times = self.rules.times();
+        if state.rules != times && kind == FrameKind::Request {
+            let hash = Bytes::copy_from_slice(&self.rules.hash());
+            let rules = FrameHeader { kind: FrameKind::Rules, id: 0, body: hash.len() };
+            let rules = rules.to_bytes().map_err(|_| LinkError::TooLarge)?;
+            state.queue.push_back((Bytes::copy_from_slice(&rules), hash));
+            state.rules = times;
+        }
         state.slots.insert(id, Slot::Waiting(None));
         state.deadlines.push_back((deadline, id));
         state.queue.push_back((Bytes::copy_from_slice(&header), body));

@@ -81,6 +81,7 @@ impl Decisions {
                     Direction::InboundResponse => "inbound-response",
                     Direction::OutboundRequest => "outbound-request",
                     Direction::OutboundResponse => "outbound-response",
+                    Direction::Api => "api",
                 },
                 destination: stated.context.destination,
                 source: stated.context.source,
@@ -159,7 +160,7 @@ impl<'a> Decision<'a> {
 }
 
 fn why(refusal: u8) -> &'static str {
-    const NAMES: [(Refusal, &str); 7] = [
+    const NAMES: [(Refusal, &str); 9] = [
         (Refusal::NotAuthentic, "not-authentic"),
         (Refusal::RoleNotAllowed, "role-not-allowed"),
         (Refusal::RoleKind, "role-kind"),
@@ -167,6 +168,8 @@ fn why(refusal: u8) -> &'static str {
         (Refusal::BadValue, "bad-value"),
         (Refusal::RateLimited, "rate-limited"),
         (Refusal::NotPermitted, "not-permitted"),
+        (Refusal::TooOld, "too-old"),
+        (Refusal::TypeNotAllowed, "type-not-allowed"),
     ];
     NAMES.iter().find(|(r, _)| *r as u8 == refusal).map_or("other", |(_, name)| name)
 }

@@ -277,6 +277,10 @@ impl Connection {
                 }
             }
             FrameKind::Prove => self.prove(header.id, range),
+            FrameKind::Rules => match self.inbox.bytes(range).try_into() {
+                Ok(hash) => self.session = Arc::new(self.session.with_rules(hash)),
+                Err(_) => self.give_up(header.id),
+            },
             FrameKind::Admin => {
                 let body = Zeroizing::new(self.inbox.bytes(range).to_vec());
                 self.command(header.id, body, None);

@@ -266,6 +266,7 @@ impl Work<'_> {
             }
             Item::Open { token, .. } | Item::Inspect { token } => token.len() / 4 * 3 + 64,
             Item::Rewrap { token } => token.len() + 16,
+            Item::PublicKey { .. } => 37,
         };
         self.request.items.iter().map(one).sum()
     }
@@ -320,6 +321,10 @@ impl Work<'_> {
                 Ok(())
             }
             Item::Rewrap { token } => self.rewrap(token, sealer, answer),
+            Item::PublicKey { .. } => {
+                answer.refused(Refusal::NotPermitted);
+                Ok(())
+            }
         }
     }
 

@@ -1,8 +1,8 @@
 //! An engine in a folder of its own, and a relay that speaks to it.
 
 use e3_wire::{
-    Answer, App, Context, Direction, FRAME_HEADER, FrameHeader, FrameKind, Inspection, ItemAnswer, MAX_FRAME, Refusal,
-    RequestRefusal, RequestWriter, Role, ValueType,
+    Answer, App, Context, Credential, Direction, FRAME_HEADER, FrameHeader, FrameKind, Inspection, ItemAnswer,
+    MAX_FRAME, Refusal, RequestRefusal, RequestWriter, Role, ValueType,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
@@ -182,6 +182,7 @@ pub(crate) enum Reply {
     Refused(Refusal),
     Inspection(Inspection),
     Kept,
+    PublicKey(u32, [u8; 32]),
 }
 
 impl Reply {
@@ -213,6 +214,7 @@ impl Frame {
                     ItemAnswer::Refused(r) => Reply::Refused(r),
                     ItemAnswer::Inspection(i) => Reply::Inspection(i),
                     ItemAnswer::Kept => Reply::Kept,
+                    ItemAnswer::PublicKey { kid, key } => Reply::PublicKey(kid, key),
                 })
                 .collect()),
         }
@@ -241,6 +243,7 @@ pub(crate) fn request(app_name: &str, id: &str, timeout_ms: u32, fill: impl FnOn
         destination: "api.pay.example",
         source: "203.0.113.9",
         method: "POST",
+        credential: Credential::default(),
     };
     let mut writer = RequestWriter::new(app(app_name), &context, 0);
     fill(&mut writer);

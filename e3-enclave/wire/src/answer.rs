@@ -1,12 +1,14 @@
 //! What the engine answers: one result for each item, in order, or one refusal for the whole request (SPEC.md, "Answers").
 //!
 //! ```text
-//! answer = 0 ‖ count u32 ‖ result*          |          refusal u8 (not 0)
+//! answer = 0 ‖ count u32 ‖ result* ‖ [mark 56]          |          refusal u8 (not 0)
+//! mark   = boot id 16 ‖ sequence u64 ‖ head 32            where the answer's audit record is; absent if it has none
 //! result = 1 token      text s32
 //!        | 2 value      type u8 ‖ role s8 ‖ value s32
 //!        | 3 refused    refusal u8
 //!        | 4 inspection role s8 ‖ type u8 ‖ suite u8 ‖ kid u32 ‖ time u32
 //!        | 5 kept       the value of item 3, or the token of item 6, stays as it is
+//!        | 6 public key kid u32 ‖ key 32
 //! ```
 
 use crate::name::{Role, ValueType};
@@ -39,6 +41,12 @@ pub enum Refusal {
     /// Whoever asks may not have this done.
     #[error("the caller may not have this done")]
     NotPermitted = 7,
+    /// A genuine token that is older than its role allows, or says nothing trustworthy of its age.
+    #[error("the token is older than its role allows")]
+    TooOld = 8,
+    /// A value or token of a type that its role does not have.
+    #[error("the role has no values of this type")]
+    TypeNotAllowed = 9,
 }
 
 /// Why the whole request got no result.
@@ -66,6 +74,12 @@ pub enum RequestRefusal {
     /// The answer would be longer than a frame.
     #[error("the answer would be longer than a frame")]
     TooLarge = 7,
+    /// The API key is not one of the policy's, or not one of this app's.
+    #[error("the API key is not known")]
+    UnknownCredential = 8,
+    /// No policy is in force: there is none, or its time has run out.
+    #[error("no policy is in force")]
+    NoPolicy = 9,
 }
 
 /// What is known of a token without opening it.
@@ -103,6 +117,13 @@ pub enum ItemAnswer<'a> {
     Inspection(Inspection),
     /// The value was a genuine token and stays as it is; or a token that is under the newest key already.
     Kept,
+    /// The key under which anyone may seal (suite 2).
+    PublicKey {
+        /// Its number.
+        kid: u32,
+        /// X25519 (RFC 7748).
+        key: [u8; 32],
+    },
 }
 
 /// An answer as read from a frame. May hold plaintext, so it has no `Debug`.
@@ -120,11 +141,19 @@ impl<'a> Answer<'a> {
     /// # Errors
     /// The body does not follow SPEC.md.
     pub fn read(body: &'a [u8]) -> Result<Self, WireError> {
+        Self::read_marked(body).map(|(answer, _)| answer)
+    }
+
+    /// The same, with the place of its audit record.
+    ///
+    /// # Errors
+    /// The body does not follow SPEC.md.
+    pub fn read_marked(body: &'a [u8]) -> Result<(Self, Option<Mark>), WireError> {
         let mut r = Reader(body);
         let refusal = r.u8()?;
         if refusal != 0 {
             r.end()?;
-            return RequestRefusal::from_code(refusal).map(Self::Refused);
+            return RequestRefusal::from_code(refusal).map(|refusal| (Self::Refused(refusal), None));
         }
         let count = r.u32()? as usize;
         if count > MAX_ITEMS || count > r.0.len() {
@@ -148,32 +177,81 @@ impl<'a> Answer<'a> {
                     time: r.u32()?,
                 }),
                 5 => ItemAnswer::Kept,
+                6 => ItemAnswer::PublicKey { kid: r.u32()?, key: r.array()? },
                 _ => return Err(WireError::UnknownCode),
             });
         }
+        if r.0.is_empty() {
+            return Ok((Self::Items(items), None));
+        }
+        let mark = Mark { boot: r.array()?, sequence: u64::from_be_bytes(r.array()?), head: r.array()? };
         r.end()?;
-        Ok(Self::Items(items))
+        Ok((Self::Items(items), Some(mark)))
+    }
+}
+
+/// Where an answer's audit record is (SPEC.md, "Audit record").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Mark {
+    /// The run of the engine: random, new at every start.
+    pub boot: [u8; 16],
+    /// The record's number in that run, from 1.
+    pub sequence: u64,
+    /// The chain's head behind that record.
+    pub head: [u8; 32],
+}
+
+/// Bytes of a mark.
+pub const MARK: usize = 16 + 8 + 32;
+
+impl Mark {
+    /// Its bytes, as they end an answer.
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; MARK] {
+        let mut out = [0; MARK];
+        out[..16].copy_from_slice(&self.boot);
+        out[16..24].copy_from_slice(&self.sequence.to_be_bytes());
+        out[24..].copy_from_slice(&self.head);
+        out
     }
 }
 
 impl Refusal {
     fn from_code(code: u8) -> Result<Self, WireError> {
-        use Refusal::{BadValue, NotAuthentic, NotPermitted, RateLimited, RoleKind, RoleNotAllowed, UnknownRole};
-        [NotAuthentic, RoleNotAllowed, RoleKind, UnknownRole, BadValue, RateLimited, NotPermitted]
-            .into_iter()
-            .find(|r| *r as u8 == code)
-            .ok_or(WireError::UnknownCode)
+        Self::ALL.into_iter().find(|r| *r as u8 == code).ok_or(WireError::UnknownCode)
     }
+
+    /// Every refusal of an item.
+    pub const ALL: [Self; 9] = [
+        Self::NotAuthentic,
+        Self::RoleNotAllowed,
+        Self::RoleKind,
+        Self::UnknownRole,
+        Self::BadValue,
+        Self::RateLimited,
+        Self::NotPermitted,
+        Self::TooOld,
+        Self::TypeNotAllowed,
+    ];
 }
 
 impl RequestRefusal {
     fn from_code(code: u8) -> Result<Self, WireError> {
-        use RequestRefusal::{AuditUnavailable, Deadline, Malformed, NotReady, Overloaded, TooLarge, UnknownApp};
-        [Overloaded, Deadline, AuditUnavailable, NotReady, UnknownApp, Malformed, TooLarge]
-            .into_iter()
-            .find(|r| *r as u8 == code)
-            .ok_or(WireError::UnknownCode)
+        Self::ALL.into_iter().find(|r| *r as u8 == code).ok_or(WireError::UnknownCode)
     }
+
+    /// Every refusal of a request.
+    pub const ALL: [Self; 9] = [
+        Self::Overloaded,
+        Self::Deadline,
+        Self::AuditUnavailable,
+        Self::NotReady,
+        Self::UnknownApp,
+        Self::Malformed,
+        Self::TooLarge,
+        Self::UnknownCredential,
+        Self::NoPolicy,
+    ];
 
     /// The body of an answer that refuses the whole request.
     #[must_use]
@@ -192,7 +270,7 @@ impl AnswerWriter {
     /// Starts an answer with room for about `capacity` bytes.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
-        let mut body = Vec::with_capacity(capacity + 5);
+        let mut body = Vec::with_capacity(capacity + 5 + MARK);
         body.extend_from_slice(&[0; 5]);
         Self { body, count: 0 }
     }
@@ -257,10 +335,18 @@ impl AnswerWriter {
         self.body.push(5);
     }
 
-    /// The finished body, or the refusal that stands for it when it is over the frame limit.
+    /// Appends a key under which anyone may seal.
+    pub fn public_key(&mut self, kid: u32, key: &[u8; 32]) {
+        self.count += 1;
+        self.body.push(6);
+        self.body.extend_from_slice(&kid.to_be_bytes());
+        self.body.extend_from_slice(key);
+    }
+
+    /// The finished body, without a mark (there is room for one behind it), or the refusal that stands for it when it is over the frame limit.
     #[must_use]
     pub fn finish(mut self) -> Vec<u8> {
-        if self.body.len() + crate::FRAME_HEADER > MAX_FRAME {
+        if self.body.len() + MARK + crate::FRAME_HEADER > MAX_FRAME {
             return RequestRefusal::TooLarge.to_body();
         }
         self.body[1..5].copy_from_slice(&self.count.to_be_bytes());

@@ -40,6 +40,8 @@ pub enum FrameKind {
     Admin = 12,
     /// Engine → administrator: the answer to that, an [`crate::AdminAnswer`]; a rewrap is answered with an [`FrameKind::Answer`] instead.
     Done = 13,
+    /// Relay → engine: SHA-256 of the rules that it follows from now on, 32 bytes. No answer.
+    Rules = 14,
 }
 
 /// Bytes of a nonce that an engine hands out.
@@ -99,6 +101,7 @@ impl FrameHeader {
             11 => FrameKind::Proven,
             12 => FrameKind::Admin,
             13 => FrameKind::Done,
+            14 => FrameKind::Rules,
             _ => return Err(FrameError::UnknownKind),
         };
         Ok(Self { kind, id: u64::from_be_bytes(id), body })

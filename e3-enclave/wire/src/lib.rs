@@ -20,10 +20,10 @@ pub mod token;
 pub use admin::{
     AdminAnswer, AdminRefusal, AdminVerb, Command, Done, KeyLineage, KeyUse, KeyringNow, ListedKey, RootFate,
 };
-pub use answer::{Answer, AnswerWriter, Inspection, ItemAnswer, Refusal, RequestRefusal};
+pub use answer::{Answer, AnswerWriter, Inspection, ItemAnswer, MARK, Mark, Refusal, RequestRefusal};
 pub use frame::{FRAME_HEADER, FrameError, FrameHeader, FrameKind, MAX_FRAME, NONCE, NONCE_LIFE_S};
 pub use name::{App, NameError, Role, ValueType};
-pub use request::{Context, Direction, Item, MAX_ITEMS, Request, RequestWriter, Roles};
+pub use request::{Context, Credential, Direction, Item, MAX_ITEMS, Request, RequestWriter, Roles};
 pub use token::{MAX_TOKEN_TEXT, TokenError, TokenText};
 
 /// Largest plaintext of one token, in bytes (SPEC.md, "Limits").

@@ -1,7 +1,7 @@
 //! What a relay asks: one batch of items, answered as one (SPEC.md, "Requests").
 //!
 //! ```text
-//! request = timeout_ms u32 ‖ app s8 ‖ request_id s8 ‖ direction u8 ‖ destination s16 ‖ source s8 ‖ method s8 ‖ count u32 ‖ item*
+//! request = timeout_ms u32 ‖ app s8 ‖ request_id s8 ‖ direction u8 ‖ destination s16 ‖ source s8 ‖ method s8 ‖ credential s8 ‖ count u32 ‖ item*
 //! item    = op u8 ‖ …        s8, s16, s32 = text with a length of that many bits
 //!   1 seal                role s8 ‖ type u8 ‖ value s32
 //!   2 seal deterministic  role s8 ‖ type u8 ‖ value s32
@@ -9,6 +9,7 @@
 //!   4 open                roles u8 ‖ (role s8)* ‖ token s32
 //!   5 inspect             token s32
 //!   6 rewrap              token s32
+//!   7 public key          role s8
 //! ```
 
 use crate::WireError;
@@ -32,6 +33,18 @@ pub enum Direction {
     OutboundRequest = 3,
     /// A response through the outbound relay, towards the backend.
     OutboundResponse = 4,
+    /// A call of the relay's HTTP API.
+    Api = 5,
+}
+
+/// The API key that a caller of the relay's HTTP API showed, which the relay hands on; empty if there is none. Its `Debug` says only whether there is one.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub struct Credential<'a>(pub &'a str);
+
+impl std::fmt::Debug for Credential<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_empty() { "none" } else { "(an API key)" })
+    }
 }
 
 /// What the relay states about the message; the engine records it, and believes it only from attested relays.
@@ -47,6 +60,8 @@ pub struct Context<'a> {
     pub source: &'a str,
     /// The method of the HTTP request, at most 255 bytes.
     pub method: &'a str,
+    /// Whose request it is, if it is not the relay's own; at most 255 bytes.
+    pub credential: Credential<'a>,
 }
 
 /// The roles that an open may meet: encoded back to back, each with its length byte.
@@ -130,10 +145,15 @@ pub enum Item<'a> {
         /// The token's text.
         token: &'a [u8],
     },
-    /// Make a token of the same value under the newest key. An administrator's alone.
+    /// Make a token of the same value under the newest key.
     Rewrap {
         /// The token's text.
         token: &'a [u8],
+    },
+    /// The key under which anyone may seal values of this role for the app (suite 2).
+    PublicKey {
+        /// The role.
+        role: Role,
     },
 }
 
@@ -165,6 +185,7 @@ impl<'a> Request<'a> {
             2 => Direction::InboundResponse,
             3 => Direction::OutboundRequest,
             4 => Direction::OutboundResponse,
+            5 => Direction::Api,
             _ => return Err(WireError::UnknownCode),
         };
         let context = Context {
@@ -173,10 +194,11 @@ impl<'a> Request<'a> {
             destination: text(r.medium()?)?,
             source: text(r.short()?)?,
             method: text(r.short()?)?,
+            credential: Credential(text(r.short()?)?),
         };
         let count = r.u32()? as usize;
-        // An item takes at least five bytes, so the count cannot make us allocate more than the frame is worth.
-        if count > MAX_ITEMS || count > r.0.len() / 5 {
+        // An item takes at least three bytes, so the count cannot make us allocate more than the frame is worth.
+        if count > MAX_ITEMS || count > r.0.len() / 3 {
             return Err(WireError::OverLimit);
         }
         let mut items = Vec::with_capacity(count);
@@ -210,6 +232,7 @@ fn read_item<'a>(r: &mut Reader<'a>) -> Result<Item<'a>, WireError> {
         4 => Item::Open { roles: Roles::read(r)?, token: r.long(MAX_TOKEN_TEXT)? },
         5 => Item::Inspect { token: r.long(MAX_TOKEN_TEXT)? },
         6 => Item::Rewrap { token: r.long(MAX_TOKEN_TEXT)? },
+        7 => Item::PublicKey { role: read_role(r)? },
         _ => return Err(WireError::UnknownCode),
     })
 }
@@ -250,6 +273,7 @@ impl RequestWriter {
         body.extend_from_slice(destination.as_bytes());
         put_short(&mut body, context.source);
         put_short(&mut body, context.method);
+        put_short(&mut body, context.credential.0);
         let count_at = body.len();
         body.extend_from_slice(&[0; 4]);
         Self { body, count_at, count: 0 }
@@ -367,6 +391,17 @@ impl RequestWriter {
         self.room(token.len())?;
         self.body.push(6);
         self.long(token);
+        Ok(())
+    }
+
+    /// Adds [`Item::PublicKey`].
+    ///
+    /// # Errors
+    /// The item would take the request over [`MAX_ITEMS`] or over [`crate::MAX_FRAME`].
+    pub fn public_key(&mut self, role: Role) -> Result<(), WireError> {
+        self.room(0)?;
+        self.body.push(7);
+        put_short(&mut self.body, role.as_str());
         Ok(())
     }
 }

@@ -15,6 +15,7 @@ fn sample() -> Vec<u8> {
         destination: "api.pay.example",
         source: "203.0.113.9",
         method: "POST",
+        credential: Credential("e3k_secret"),
     };
     let mut w = RequestWriter::new(App::parse("shop").unwrap(), &context, 0);
     w.seal(role("card-number"), ValueType::String, b"4111", false).unwrap();
@@ -23,6 +24,7 @@ fn sample() -> Vec<u8> {
     w.open(&[role("a"), role("b")], b"e3v1.a.s.AA.").unwrap();
     w.inspect(b"e3v1.b.s.AA.").unwrap();
     w.rewrap(b"e3v1.c.s.AA.").unwrap();
+    w.public_key(role("web")).unwrap();
     w.finish(250)
 }
 
@@ -34,7 +36,10 @@ fn a_request_reads_back_as_it_was_written() {
     assert_eq!(request.app.as_str(), "shop");
     assert_eq!(request.context.destination, "api.pay.example");
     assert_eq!(request.context.direction, Direction::OutboundRequest);
-    assert_eq!(request.items.len(), 6);
+    assert_eq!(request.context.credential.0, "e3k_secret");
+    assert!(!format!("{:?}", request.context).contains("secret"));
+    assert_eq!(request.items.len(), 7);
+    assert!(matches!(request.items[6], Item::PublicKey { role: r } if r == role("web")));
     assert!(matches!(request.items[5], Item::Rewrap { token: b"e3v1.c.s.AA." }));
     assert!(matches!(request.items[0], Item::Seal { value: b"4111", .. }));
     assert!(matches!(request.items[1], Item::SealDeterministic { value: b"a@b", .. }));
@@ -93,4 +98,20 @@ fn altered_bytes_never_panic_and_counts_never_allocate() {
     let at = counted.len() - 4;
     counted[at..].copy_from_slice(&65_536u32.to_be_bytes());
     assert!(matches!(Request::read(&counted), Err(WireError::OverLimit)));
+}
+
+#[test]
+fn an_answer_may_end_in_exactly_one_mark() {
+    let mut w = AnswerWriter::new(0);
+    w.public_key(7, &[3; 32]);
+    let mut body = w.finish();
+    assert!(matches!(Answer::read_marked(&body), Ok((Answer::Items(items), None)) if items.len() == 1));
+    let mark = Mark { boot: [1; 16], sequence: 9, head: [2; 32] };
+    body.extend_from_slice(&mark.to_bytes());
+    assert!(matches!(Answer::read_marked(&body), Ok((_, Some(read))) if read == mark));
+    for cut in 1..MARK {
+        assert_eq!(Answer::read(&body[..body.len() - cut]).err(), Some(WireError::Truncated));
+    }
+    body.push(0);
+    assert_eq!(Answer::read(&body).err(), Some(WireError::TrailingBytes));
 }

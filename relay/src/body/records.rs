@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use e3_wire::{Context as Asked, Direction};
+use e3_wire::{Context as Asked, Credential, Direction};
 use json_span::ScanCause;
 
 use super::pieces::{Piece, Pieces};
@@ -261,6 +261,7 @@ impl Work {
             destination: &self.destination,
             source: &self.source,
             method: &self.method,
+            credential: Credential::default(),
         }
     }
 }

@@ -336,6 +336,7 @@ impl<'a> Exchange<'a> {
             destination: if direction == Way::InboundResponse { "" } else { &self.site.destination },
             source: self.source.as_deref().unwrap_or_else(|| self.shared.client.text()),
             method,
+            credential: e3_wire::Credential::default(),
         }
     }
 
