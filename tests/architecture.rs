@@ -12,17 +12,18 @@ const MOST_LINES: usize = 800;
 const EMPTY_NAMES: [&str; 4] = ["utils", "common", "shared", "helpers"];
 
 /// Crates of this project that each crate may use, tests of that crate included. `tests` and `benches` see everything.
-const DIRECTIONS: [(&str, &[&str]); 6] = [
-    ("relay", &["json-span", "e3-link", "e3-wire", "e3-attest"]),
+const DIRECTIONS: [(&str, &[&str]); 7] = [
+    ("relay", &["json-span", "e3-link", "e3-wire", "e3-attest", "e3-yaml"]),
     ("relay/json-span", &[]),
-    ("e3-enclave", &["e3-link", "e3-wire", "e3-attest"]),
+    ("e3-enclave", &["e3-link", "e3-wire", "e3-attest", "e3-yaml"]),
     ("e3-enclave/link", &["e3-wire", "e3-attest"]),
     ("e3-enclave/wire", &[]),
     ("e3-enclave/attest", &[]),
+    ("e3-enclave/yaml", &[]),
 ];
 
 /// Paths in code, and the only modules of a source folder that may name them.
-const CONFINED: [(&str, &[&str], &[&str]); 8] = [
+const CONFINED: [(&str, &[&str], &[&str]); 9] = [
     (
         "relay/src",
         &["hyper", "hyper_util"],
@@ -63,6 +64,7 @@ const CONFINED: [(&str, &[&str], &[&str]); 8] = [
     ("e3-enclave/attest/src", &["tokio", "std::net", "std::fs", "std::io"], &[]),
     ("e3-enclave/wire/src", &["tokio", "std::net", "std::fs", "std::io"], &[]),
     ("relay/json-span/src", &["tokio", "std::net", "std::fs", "std::io"], &[]),
+    ("e3-enclave/yaml/src", &["tokio", "std::net", "std::fs"], &[]),
 ];
 
 /// Where a parsed JSON value may not appear: it would be tempting to write it back.

@@ -1,28 +1,24 @@
 //! The rules file: read raw, then resolved into types that cannot be wrong. Nothing after start-up parses its strings again.
 //!
-//! 1. [`tree`]: YAML with the place of every node;
-//! 2. [`structure`]: keys and types, against the schema that the raw types generate: every fault in one run;
-//! 3. [`raw`]: the file as people write it; [`units`]: times and sizes;
-//! 4. [`resolve`], [`outbound`], [`tls`]: names, selectors, patterns, files, and what they come to together;
-//! 5. [`resolved`]: what the rest of the relay works with;
-//! 6. [`report`]: faults with file, line, column, cause and hint.
+//! 1. [`raw`]: the file as people write it, which [`e3_yaml`] reads with the place of everything in it; [`units`]: times and sizes;
+//! 2. [`resolve`], [`outbound`], [`tls`]: names, selectors, patterns, files, and what they come to together;
+//! 3. [`resolved`]: what the rest of the relay works with;
+//! 4. [`report`]: faults with file, line, column, cause and hint.
 
 mod outbound;
 pub mod raw;
-pub mod report;
 pub mod resolve;
 pub mod resolved;
 mod sites;
-mod structure;
 mod tls;
-mod tree;
 mod units;
 
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-pub use report::{Fault, Report};
+pub use e3_yaml::report;
+pub use e3_yaml::report::{Fault, Report};
 use resolved::Config;
 
 /// A file that passed every check, and what its author should know all the same.
@@ -77,9 +73,5 @@ pub fn check(file: &Path, text: &str) -> Result<Checked, Report> {
 /// The JSON schema of the rules file, as editors use it.
 #[must_use]
 pub fn schema() -> String {
-    let schema = schemars::schema_for!(raw::File);
-    // A schema is maps, lists and strings: it always serialises.
-    let mut text = serde_json::to_string_pretty(&schema).unwrap_or_default();
-    text.push('\n');
-    text
+    e3_yaml::schema::<raw::File>()
 }

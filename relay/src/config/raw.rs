@@ -1,88 +1,20 @@
-//! The rules file as people write it. These types generate the schema; [`structure`] holds the file against it, tells every fault
+//! The rules file as people write it. These types generate the schema; [`e3_yaml`] holds the file against it, tells every fault
 //! and takes it out, so that the rest can be read and checked in the same run. What the schema requires is therefore optional
 //! here: where it is absent, that is told already.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 
-pub use super::tree::At;
+pub use e3_yaml::{At, OneOrMany};
 
 pub mod tls;
 
 use super::report::{Place, Report};
-use super::structure;
-use super::tree::{self, Node};
-
-impl<T: JsonSchema> JsonSchema for At<T> {
-    fn inline_schema() -> bool {
-        T::inline_schema()
-    }
-
-    fn schema_name() -> Cow<'static, str> {
-        T::schema_name()
-    }
-
-    fn schema_id() -> Cow<'static, str> {
-        T::schema_id()
-    }
-
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        T::json_schema(generator)
-    }
-}
-
-/// One text or a list of them.
-#[derive(Debug, Clone, JsonSchema)]
-#[schemars(untagged)]
-pub enum OneOrMany {
-    /// One.
-    One(String),
-    /// Several.
-    Many(Vec<At<String>>),
-}
-
-impl At<OneOrMany> {
-    /// As a list, each with its place.
-    pub fn list(&self) -> Vec<(Place, &str)> {
-        match self.get() {
-            OneOrMany::One(one) => vec![(self.place(), one)],
-            OneOrMany::Many(many) => many.iter().map(|at| (at.place(), at.get().as_str())).collect(),
-        }
-    }
-}
-
-// Derived, it would go over a copy that has lost the places.
-impl<'de> Deserialize<'de> for OneOrMany {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Either;
-        impl<'de> Visitor<'de> for Either {
-            type Value = OneOrMany;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a text or a list of texts")
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<OneOrMany, E> {
-                Ok(OneOrMany::One(text.to_owned()))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<OneOrMany, A::Error> {
-                let mut many = Vec::new();
-                while let Some(one) = list.next_element()? {
-                    many.push(one);
-                }
-                Ok(OneOrMany::Many(many))
-            }
-        }
-        deserializer.deserialize_any(Either)
-    }
-}
 
 /// The rules of the inbound and the outbound relay.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -178,12 +110,12 @@ pub enum Images {
     Many(Vec<At<Pcrs>>),
 }
 
-impl At<Images> {
-    /// As a list, each with its place.
-    pub fn list(&self) -> Vec<(Place, &Pcrs)> {
-        match self.get() {
-            Images::One(one) => vec![(self.place(), one)],
-            Images::Many(many) => many.iter().map(|at| (at.place(), at.get())).collect(),
+impl Images {
+    /// As a list, each with its place; `place` is that of the whole.
+    pub fn list(&self, place: Place) -> Vec<(Place, &Pcrs)> {
+        match self {
+            Self::One(one) => vec![(place, one)],
+            Self::Many(many) => many.iter().map(|at| (at.place(), at.get())).collect(),
         }
     }
 }
@@ -646,36 +578,6 @@ pub enum Log {
 impl File {
     /// Reads the text, whatever of it fits; what does not is told. `None` when nothing can be read.
     pub(super) fn read(text: &str, report: &mut Report) -> Option<At<Self>> {
-        let mut node: Node = match serde_saphyr::from_str(text) {
-            Ok(node) => node,
-            Err(error) => {
-                syntax(&error, report);
-                return None;
-            }
-        };
-        if matches!(node.kind, tree::Kind::Null) {
-            report.error(node.place, "the file is empty", Some("start with an example from config/".to_owned()));
-            return None;
-        }
-        let schema = schemars::schema_for!(Self).to_value();
-        let definitions = schema.get("$defs").and_then(|d| d.as_object()).cloned().unwrap_or_default();
-        if !structure::check(&mut node, &schema, &definitions, report) {
-            return None;
-        }
-        match At::deserialize(&node) {
-            Ok(file) => Some(file),
-            // The schema lets through what these types do not take: a defect of ours, and no reason to go on.
-            Err(error) => {
-                report.error(node.place, format!("cannot be read: {error}"), None);
-                None
-            }
-        }
+        e3_yaml::read(text, report)
     }
-}
-
-fn syntax(error: &serde_saphyr::Error, report: &mut Report) {
-    let at = error.location().map(|l| tree::place(&l)).unwrap_or_default();
-    let message = error.to_string();
-    let first = message.lines().next().unwrap_or_default();
-    report.error(at, format!("not readable as YAML: {first}"), None);
 }

@@ -192,8 +192,9 @@ impl Resolver<'_> {
             let hint = "an attested engine needs no development mode: remove one of the two".to_owned();
             self.report.error(images.place(), "development mode does not go with attestation", Some(hint));
         }
-        let sets: Vec<PcrSet> = images.list().into_iter().filter_map(|(place, pcrs)| self.image(place, pcrs)).collect();
-        if images.list().is_empty() {
+        let sets: Vec<PcrSet> =
+            images.get().list(images.place()).into_iter().filter_map(|(place, pcrs)| self.image(place, pcrs)).collect();
+        if images.get().list(images.place()).is_empty() {
             self.report.error(images.place(), "no image is accepted", None);
         }
         let keyring = raw.keyring.as_ref().and_then(|text| match text.get().parse() {

@@ -1,4 +1,4 @@
-//! Faults of a rules file, for people and for programs.
+//! Faults of a file, for people and for programs.
 
 use std::fmt;
 use std::io;
@@ -51,11 +51,15 @@ pub struct Report {
 }
 
 impl Report {
-    pub(crate) fn new(file: &Path, text: &str) -> Self {
+    /// Nothing to say about this text yet; `file` is its name for people.
+    #[must_use]
+    pub fn new(file: &Path, text: &str) -> Self {
         Self { file: file.to_owned(), lines: text.lines().map(str::to_owned).collect(), faults: Vec::new() }
     }
 
-    pub(crate) fn unreadable(file: &Path, error: &io::Error) -> Self {
+    /// That the file cannot be read.
+    #[must_use]
+    pub fn unreadable(file: &Path, error: &io::Error) -> Self {
         let mut report = Self::new(file, "");
         report.error(
             Place::default(),
@@ -65,20 +69,23 @@ impl Report {
         report
     }
 
-    pub(crate) fn error(&mut self, place: Place, cause: impl Into<String>, hint: Option<String>) {
+    /// Something for which the file is refused.
+    pub fn error(&mut self, place: Place, cause: impl Into<String>, hint: Option<String>) {
         self.faults.push(Fault { severity: Severity::Error, place, cause: cause.into(), hint });
     }
 
-    pub(crate) fn warn(&mut self, place: Place, cause: impl Into<String>, hint: Option<String>) {
+    /// Something that works, but perhaps not as its author thinks.
+    pub fn warn(&mut self, place: Place, cause: impl Into<String>, hint: Option<String>) {
         self.faults.push(Fault { severity: Severity::Warning, place, cause: cause.into(), hint });
     }
 
-    pub(crate) fn note(&mut self, place: Place, cause: impl Into<String>, hint: Option<String>) {
+    /// Something that the file does.
+    pub fn note(&mut self, place: Place, cause: impl Into<String>, hint: Option<String>) {
         self.faults.push(Fault { severity: Severity::Note, place, cause: cause.into(), hint });
     }
 
     /// The place of a byte in the text that stands at `place`, whichever way YAML quotes it there.
-    pub(crate) fn inside(&self, place: Place, offset: usize) -> Place {
+    pub fn inside(&self, place: Place, offset: usize) -> Place {
         let line = place.line.checked_sub(1).and_then(|at| self.lines.get(at));
         let mut written = line.map_or("", String::as_str).chars().skip(place.column.saturating_sub(1)).peekable();
         let quote = match written.peek() {
@@ -119,7 +126,8 @@ impl Report {
         Place { column, ..place }
     }
 
-    pub(crate) fn sort(&mut self) {
+    /// Puts the faults into the order of the file, each once.
+    pub fn sort(&mut self) {
         self.faults.sort_by_key(|f| f.place);
         self.faults.dedup();
     }
@@ -195,7 +203,7 @@ impl fmt::Display for Report {
 }
 
 /// The candidate that was probably meant: at most a third of its letters differ.
-pub(crate) fn did_you_mean<'a>(written: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn did_you_mean<'a>(written: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     candidates
         .into_iter()
         .map(|c| (distance(written, c), c))

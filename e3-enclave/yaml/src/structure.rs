@@ -2,12 +2,12 @@
 
 use serde_json::{Map, Value};
 
-use super::report::{Report, did_you_mean};
-use super::tree::{Kind, Node};
+use crate::report::{Report, did_you_mean};
+use crate::tree::{Kind, Node};
 
 /// Checks a node against a schema as schemars writes it, and takes out of it whatever does not fit, so that the rest can be
 /// read. Returns whether the node itself fits.
-pub(super) fn check(node: &mut Node, schema: &Value, definitions: &Map<String, Value>, report: &mut Report) -> bool {
+pub(crate) fn check(node: &mut Node, schema: &Value, definitions: &Map<String, Value>, report: &mut Report) -> bool {
     let schema = follow(schema, definitions);
     if let Some(choices) = schema.get("anyOf").or_else(|| schema.get("oneOf")).and_then(Value::as_array) {
         return check_choices(node, choices, definitions, report);

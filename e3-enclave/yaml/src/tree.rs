@@ -6,20 +6,20 @@ use serde::de::value::{Error, MapDeserializer, SeqDeserializer, StrDeserializer}
 use serde::de::{Deserialize, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::{Location, Spanned};
 
-use super::report::Place;
+use crate::report::Place;
 
 /// A node and its place.
 #[derive(Debug)]
-pub(super) struct Node {
-    pub(super) place: Place,
-    pub(super) kind: Kind,
+pub(crate) struct Node {
+    pub(crate) place: Place,
+    pub(crate) kind: Kind,
     /// Whether something that does not fit was taken out of it, at any depth.
-    pub(super) pruned: bool,
+    pub(crate) pruned: bool,
 }
 
 /// What a node is.
 #[derive(Debug)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Null,
     Bool(bool),
     Integer(i128),
@@ -29,7 +29,7 @@ pub(super) enum Kind {
     Map(Vec<(Place, String, Node)>),
 }
 
-pub(super) fn place(location: &Location) -> Place {
+pub(crate) fn place(location: &Location) -> Place {
     Place { line: location.line() as usize, column: location.column() as usize }
 }
 
@@ -106,7 +106,7 @@ impl<'de> Visitor<'de> for Any {
 }
 
 /// The name under which [`At`] asks a node for its place.
-const AT: &str = "relay place and value";
+const AT: &str = "e3 place and value";
 
 /// A value and its place in the file.
 #[derive(Debug, Clone)]
@@ -118,7 +118,7 @@ pub struct At<T> {
 
 impl<T> At<T> {
     /// A value that something else at this place stands for.
-    pub(super) fn new(place: Place, value: T) -> Self {
+    pub fn new(place: Place, value: T) -> Self {
         Self { place, pruned: false, value }
     }
 
