@@ -119,7 +119,7 @@ impl ConfigStatus {
 pub struct ListenerStatus {
     /// The address.
     pub address: String,
-    /// `inbound` or `outbound`.
+    /// `inbound`, `outbound` or `api`.
     pub side: &'static str,
     /// Its certificate, where it has one for all clients.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -3,9 +3,10 @@
 use bytes::Bytes;
 use e3_wire::{Refusal, RequestRefusal};
 use http::{HeaderValue, Response, StatusCode, header};
+use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::error::{Failure, Framing, PathFault, Side};
+use crate::error::{ApiFault, Failure, Framing, Parameter, PathFault, QueryCause, Side};
 
 /// What a client is told about a cause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,11 +63,9 @@ pub fn cause_of(failure: &Failure) -> Option<Cause> {
         Failure::Unruled => {
             cause(S::FORBIDDEN, "rules/unruled", "No rule selects this request, and the site refuses such.")
         }
-        Failure::MediaType(Side::Request) => cause(
-            S::UNSUPPORTED_MEDIA_TYPE,
-            "body/media-type",
-            "The rules of this request do not read this media type.",
-        ),
+        Failure::MediaType(Side::Request) => {
+            cause(S::UNSUPPORTED_MEDIA_TYPE, "body/media-type", "The media type of the body is none that is read here.")
+        }
         Failure::MediaType(Side::Response) => {
             cause(S::BAD_GATEWAY, "response/media-type", "The rules of this response do not read its media type.")
         }
@@ -139,11 +138,45 @@ pub fn cause_of(failure: &Failure) -> Option<Cause> {
         Failure::UpstreamTimeout => {
             cause(S::GATEWAY_TIMEOUT, "upstream/timeout", "The upstream did not answer in time.")
         }
+        Failure::Api(fault) => api(*fault),
         Failure::Overloaded => {
             cause(S::SERVICE_UNAVAILABLE, "relay/overloaded", "The relay has no room for this request.")
         }
         Failure::Internal => {
             cause(S::INTERNAL_SERVER_ERROR, "relay/internal", "The relay failed and let nothing through.")
+        }
+    })
+}
+
+fn api(fault: ApiFault) -> Cause {
+    use StatusCode as S;
+    match fault {
+        ApiFault::NoKey => cause(S::UNAUTHORIZED, "api/key", "Authorization holds no API key."),
+        ApiFault::Path => cause(S::NOT_FOUND, "api/path", "The API has no such path."),
+        ApiFault::Method { .. } => cause(S::METHOD_NOT_ALLOWED, "api/method", "The path does not take this method."),
+        ApiFault::Query { .. } => {
+            cause(S::BAD_REQUEST, "api/query", "A query parameter is unknown, missing, repeated or malformed.")
+        }
+    }
+}
+
+/// Where and why a call of the API is none.
+fn api_detail(fault: ApiFault) -> Option<String> {
+    let ApiFault::Query { parameter, cause } = fault else { return None };
+    let name = parameter.name();
+    Some(match cause {
+        QueryCause::Unknown => "this call has a parameter that it does not know".to_owned(),
+        QueryCause::Missing => format!("`{name}` is missing"),
+        QueryCause::Repeated => format!("`{name}` stands twice"),
+        QueryCause::Word => format!("`{name}` is none of the words it may be"),
+        QueryCause::Role => {
+            format!("`{name}` is no role: a lower-case letter, then at most 19 lower-case letters, digits and hyphens")
+        }
+        QueryCause::Selector { number, error } => {
+            format!("`{name}` number {number}, at byte {}: {error}", error.offset)
+        }
+        QueryCause::NoRole { number } => {
+            format!("`{name}` number {number} names no role: write $.card.number:card-number, or `role` for all")
         }
     })
 }
@@ -333,6 +366,10 @@ pub fn table() -> Vec<Cause> {
         Failure::UpstreamProtocol,
         Failure::UpstreamPartial,
         Failure::UpstreamTimeout,
+        Failure::Api(ApiFault::NoKey),
+        Failure::Api(ApiFault::Path),
+        Failure::Api(ApiFault::Method { read: true }),
+        Failure::Api(ApiFault::Query { parameter: Parameter::Role, cause: QueryCause::Missing }),
         Failure::Overloaded,
         Failure::Internal,
     ]);
@@ -340,17 +377,26 @@ pub fn table() -> Vec<Cause> {
 }
 
 /// RFC 9457, with our code, the request's id, and what helps to find the fault.
-#[derive(Serialize)]
-struct Problem<'a> {
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Problem<'a> {
+    /// Always `about:blank`.
     r#type: &'static str,
+    /// One sentence for people.
     title: &'static str,
+    /// The answer's status.
     status: u16,
+    /// Stable code of the cause.
     code: &'static str,
     /// Code of what happened to the record at which a request was cut.
     #[serde(skip_serializing_if = "Option::is_none")]
     cause: Option<&'static str>,
+    /// What is wrong, and where; never a value.
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<String>,
+    /// Normalised path of the value that was refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<&'a str>,
+    /// Id of the request in the relay's log.
     #[serde(skip_serializing_if = "str::is_empty")]
     request_id: &'a str,
     /// Status that the upstream gave: it has acted.
@@ -361,9 +407,22 @@ struct Problem<'a> {
 /// The answer for a cause: `application/problem+json`, not to be stored.
 #[must_use]
 pub fn problem(cause: Cause, failure: &Failure, request_id: &str, upstream: Option<StatusCode>) -> Response<Bytes> {
+    problem_at(cause, failure, request_id, upstream, None)
+}
+
+/// The same, naming the value at fault by its normalised path (RFC 9535 §2.7) in the caller's own body.
+#[must_use]
+pub fn problem_at(
+    cause: Cause,
+    failure: &Failure,
+    request_id: &str,
+    upstream: Option<StatusCode>,
+    path: Option<&str>,
+) -> Response<Bytes> {
     let is_cut = cause == CUT_REFUSED || cause == CUT_FAILED;
     let detail = match failure {
         Failure::Json { offset, cause, .. } => Some(format!("{cause} at byte {offset}")),
+        Failure::Api(fault) => api_detail(*fault),
         _ => None,
     };
     let problem = Problem {
@@ -373,6 +432,7 @@ pub fn problem(cause: Cause, failure: &Failure, request_id: &str, upstream: Opti
         code: cause.code,
         cause: is_cut.then(|| cause_of(failure)).flatten().map(|cause| cause.code),
         detail,
+        path,
         request_id,
         upstream_status: upstream.map(|s| s.as_u16()),
     };
@@ -385,6 +445,12 @@ pub fn problem(cause: Cause, failure: &Failure, request_id: &str, upstream: Opti
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if cause.status == StatusCode::SERVICE_UNAVAILABLE {
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    if cause.status == StatusCode::UNAUTHORIZED {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"e3\", Basic realm=\"e3\""));
+    }
+    if let Failure::Api(ApiFault::Method { read }) = failure {
+        headers.insert(header::ALLOW, HeaderValue::from_static(if *read { "GET, HEAD" } else { "POST" }));
     }
     if cause.status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
         headers.insert(header::PROXY_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"relay\""));

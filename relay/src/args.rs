@@ -52,6 +52,9 @@ pub enum Command {
     /// Print the JSON schema of the rules file.
     #[command(after_help = "Example: relay schema > config/schema/relay.json")]
     Schema,
+    /// Print the OpenAPI document of the HTTP API.
+    #[command(name = "openapi", after_help = "Example: relay openapi > config/schema/openapi.json")]
+    OpenApi,
     /// Print completions for a shell.
     #[command(after_help = "Example: relay completions bash > /etc/bash_completion.d/relay")]
     Completions {

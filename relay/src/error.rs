@@ -1,7 +1,7 @@
 //! Every cause for which a message is refused. Variants carry no text and no value; the module `answer` turns them into HTTP.
 
 use e3_wire::{Refusal, RequestRefusal};
-use json_span::ScanCause;
+use json_span::{ScanCause, SelectorError};
 
 /// Which of the two bodies of an exchange failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -95,6 +95,8 @@ pub enum Failure {
     UpstreamPartial,
     /// The upstream did not answer in its total time: 504.
     UpstreamTimeout,
+    /// A call of the HTTP API that is none.
+    Api(ApiFault),
     /// The relay has no room: 503.
     Overloaded,
     /// A defect of the relay itself; failing closed: 500.
@@ -145,4 +147,87 @@ pub enum PathFault {
     Escape,
     /// Not an absolute path, or a control character in it.
     Malformed,
+}
+
+/// Why a call of the HTTP API is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ApiFault {
+    /// `Authorization` is missing, repeated, or holds no key: 401.
+    NoKey,
+    /// No such path: 404.
+    Path,
+    /// Another method than the path has: 405.
+    Method {
+        /// Whether the path is read with GET, else it is asked with POST.
+        read: bool,
+    },
+    /// A query parameter: 400.
+    Query {
+        /// Which one.
+        parameter: Parameter,
+        /// What is wrong with it.
+        cause: QueryCause,
+    },
+}
+
+/// Query parameters of the HTTP API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parameter {
+    /// `role`
+    Role,
+    /// `roles`
+    Roles,
+    /// `deterministic`
+    Deterministic,
+    /// `tokens`
+    Tokens,
+    /// `select`
+    Select,
+    /// `on_refused`
+    OnRefused,
+    /// Any other.
+    Other,
+}
+
+impl Parameter {
+    /// As it is written.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Role => "role",
+            Self::Roles => "roles",
+            Self::Deterministic => "deterministic",
+            Self::Tokens => "tokens",
+            Self::Select => "select",
+            Self::OnRefused => "on_refused",
+            Self::Other => "a parameter",
+        }
+    }
+}
+
+/// What is wrong with a query parameter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueryCause {
+    /// This call has no such parameter.
+    Unknown,
+    /// It is missing.
+    Missing,
+    /// It stands twice.
+    Repeated,
+    /// It is none of the words it may be.
+    Word,
+    /// It is no role.
+    Role,
+    /// A selector is none.
+    Selector {
+        /// Which of them, from 1.
+        number: usize,
+        /// Where, and what is wrong there.
+        error: SelectorError,
+    },
+    /// A selector has no role, and the call names none for all.
+    NoRole {
+        /// Which of them, from 1.
+        number: usize,
+    },
 }

@@ -11,11 +11,13 @@
 //! 7. [`exchange`]: sends what is sealed, and brings the response back the same way;
 //! 8. [`error`]: every cause for which a message is refused; [`answer`]: what the client is told.
 //!
-//! Around it: [`harden`] closes the process to core dumps and debuggers, [`run`] puts the parts together, [`lifecycle`] binds, drains and hands over, [`reload`] holds the rules in force and replaces them, [`metrics`] and [`log`] tell what happened, [`admin`] shows it; [`wellknown`] lets anyone check the engine.
+//! Around it: [`harden`] closes the process to core dumps and debuggers, [`run`] puts the parts together, [`lifecycle`] binds, drains and hands over, [`reload`] holds the rules in force and replaces them, [`metrics`] and [`log`] tell what happened, [`admin`] shows it; [`wellknown`] lets anyone check the engine. Programs and people seal and open
+//! single values ([`values`]): over HTTP ([`api`]), or from files, on the command line ([`command`]).
 
 pub mod admin;
 pub mod admit;
 pub mod answer;
+pub mod api;
 pub mod args;
 pub mod body;
 pub mod command;
@@ -36,6 +38,7 @@ pub mod rules;
 pub mod run;
 pub mod state;
 pub mod tls;
+pub mod values;
 pub mod wellknown;
 
 pub use error::Failure;

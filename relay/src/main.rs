@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use relay::args::{Cli, Command, Verify};
-use relay::{command, config, harden, run};
+use relay::{api, command, config, harden, run};
 
 /// Every request takes and returns several buffers of 4 to 32 KiB, for which the C library's allocator is slow.
 #[global_allocator]
@@ -35,6 +35,10 @@ fn main() -> ExitCode {
         Command::Verify(Verify::Engine(args)) => command::verify::run(&args),
         Command::Schema => {
             print!("{}", config::schema());
+            ExitCode::SUCCESS
+        }
+        Command::OpenApi => {
+            print!("{}", api::openapi::document());
             ExitCode::SUCCESS
         }
         Command::Completions { shell } => {

@@ -38,7 +38,7 @@ pub struct Metrics {
     request_seconds: HistogramVec,
     cuts: IntCounterVec,
     in_flight: IntGaugeVec,
-    connections: [IntGauge; 2],
+    connections: [IntGauge; 3],
     handshakes: IntCounterVec,
     certificates: GaugeVec,
     acme: IntCounterVec,
@@ -169,7 +169,8 @@ impl Metrics {
                     &["side", "site"],
                 )?,
             )?,
-            connections: [Side::Inbound, Side::Outbound].map(|side| connections.with_label_values(&[side_label(side)])),
+            connections: [Side::Inbound, Side::Outbound, Side::Api]
+                .map(|side| connections.with_label_values(&[side_label(side)])),
             handshakes: register(
                 &registry,
                 IntCounterVec::new(
@@ -293,7 +294,7 @@ impl Metrics {
         Held::new(self.connections[side as usize].clone())
     }
 
-    /// Client connections that are open now, on both sides. The drain ends when there is none.
+    /// Client connections that are open now, on all sides. The drain ends when there is none.
     #[must_use]
     pub fn connections(&self) -> i64 {
         self.connections.iter().map(IntGauge::get).sum()
@@ -360,6 +361,7 @@ pub(crate) fn side_label(side: Side) -> &'static str {
     match side {
         Side::Inbound => "inbound",
         Side::Outbound => "outbound",
+        Side::Api => "api",
     }
 }
 

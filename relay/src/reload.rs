@@ -60,12 +60,7 @@ impl Fixed {
     #[must_use]
     pub fn of(config: &Config) -> Self {
         Self {
-            listeners: config
-                .inbound
-                .iter()
-                .chain(&config.outbound)
-                .map(|listener| (listener.listen, side_label(listener.side)))
-                .collect(),
+            listeners: config.listeners().map(|listener| (listener.listen, side_label(listener.side))).collect(),
             admin: config.admin.listen,
             threads: config.threads,
             log: match config.log {

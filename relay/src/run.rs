@@ -98,7 +98,7 @@ pub fn run(options: Options) -> Result<Ended, RunError> {
 
     let mut addresses = BTreeSet::new();
     let mut services = Vec::new();
-    for listener in config.inbound.iter().chain(&config.outbound) {
+    for listener in config.listeners() {
         addresses.insert(listener.listen);
         services.push(listen::service(listener.listen, listener.side, Arc::clone(&live), Arc::clone(&metrics)));
     }
@@ -352,7 +352,7 @@ fn listeners(state: &State) -> Vec<ListenerStatus> {
         };
         ListenerStatus { address: listener.listen.to_string(), side: side_label(listener.side), certificate, sites }
     };
-    state.config.inbound.iter().chain(&state.config.outbound).map(listener).collect()
+    state.config.listeners().map(listener).collect()
 }
 
 /// Where listening sockets pass to a successor unless the command line says otherwise.

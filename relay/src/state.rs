@@ -13,6 +13,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName}
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
+use crate::api;
 use crate::config::resolved::{ClientIdentity, Config, HostTable, Listener, ListenerTls, Side, Site, UpstreamTls};
 use crate::engine::Engine;
 use crate::error::Failure;
@@ -37,6 +38,8 @@ pub struct State {
     pub acme: Option<Arc<Acme>>,
     /// Counters by role.
     pub roles: RoleMetrics,
+    /// Counters of the API's calls, by what they ask for.
+    pub api: SiteMetrics,
     listeners: foldhash::HashMap<(SocketAddr, Side), ListenerState>,
 }
 
@@ -152,33 +155,31 @@ impl State {
         let mut tls = TlsConfigs { resolver: resolver.clone(), ..TlsConfigs::default() };
         let acme = acme(&config, previous)?;
         let mut listeners = foldhash::HashMap::default();
-        for listener in config.inbound.iter().chain(&config.outbound) {
+        for listener in config.listeners() {
             let state = ListenerState::build(listener, metrics, &mut tls, acme.as_deref(), previous)?;
             listeners.insert((listener.listen, listener.side), state);
         }
         engine.state_rules(config.hash);
         let roles = metrics.roles(role_names(&config).iter().map(String::as_str));
-        Ok(Self { config, engine, acme, roles, listeners })
+        let api = metrics.site(Side::Api, api::SITE, api::Call::ALL.map(api::Call::name));
+        Ok(Self { config, engine, acme, roles, api, listeners })
     }
 
     /// A listener's configuration and sites.
     #[must_use]
     pub fn listener(&self, address: SocketAddr, side: Side) -> Option<(&Listener, &ListenerState)> {
-        let all = match side {
-            Side::Inbound => &self.config.inbound,
-            Side::Outbound => &self.config.outbound,
-        };
-        let config = all.iter().find(|l| l.listen == address)?;
+        let config = self.config.listeners().find(|l| l.side == side && l.listen == address)?;
         Some((config, self.listeners.get(&(address, side))?))
     }
 
-    /// The certificates in use, by the sites that they are for; that of an outbound listener by its address.
+    /// The certificates in use, by the sites that they are for; that of an outbound listener, or of the API, by its address.
     #[must_use]
     pub fn certificates(&self) -> Vec<(Side, Box<str>, Arc<Certificate>)> {
         let mut found = Vec::new();
         for ((address, side), listener) in &self.listeners {
             let sites = listener.sites.values().map(|site| (site.site.name.clone(), site.tls.as_ref()));
-            let proxy = listener.terminators.values().filter(|t| t.terms.default && *side == Side::Outbound);
+            let all = listener.terminators.values();
+            let proxy = all.filter(|t| *side == Side::Api || t.terms.default && *side == Side::Outbound);
             let proxy = proxy.map(|terminator| (address.to_string().into(), Some(terminator)));
             for (name, terminator) in sites.chain(proxy) {
                 found.extend(terminator.and_then(|t| t.certificate()).map(|certificate| (*side, name, certificate)));

@@ -4,7 +4,7 @@
 //!
 //! 1. [`Selector`]: an RFC 9535 query; [`Program`]: several of them, compiled to one automaton for one scan;
 //! 2. [`Scanner`]: one pass that checks the text against RFC 8259 and UTF-8 and reports [`Hit`]s in document order;
-//! 3. [`splice`]: replaces spans; [`encode_string`], [`decode_string`]: JSON strings, canonical both ways.
+//! 3. [`splice`]: replaces spans; [`encode_string`], [`decode_string`]: JSON strings, canonical both ways; [`path_at`]: where a value stands.
 
 mod automaton;
 mod blocks;
@@ -16,6 +16,7 @@ mod overlap;
 #[cfg(test)]
 mod passes;
 mod pattern;
+mod place;
 mod query;
 mod scalar;
 mod scan;
@@ -28,6 +29,7 @@ mod walk;
 
 pub use error::{ScanCause, ScanError, SelectorCause, SelectorError, line_column};
 pub use overlap::Overlap;
+pub use place::path_at;
 pub use scan::{Hit, Kind, Limits, Program, Scanner, is_exactly_one_value, validate};
 pub use selector::{Selector, SelectorOptions};
 pub use splice::{Piece, Replacement, SpliceError, pieces, splice};

@@ -12,7 +12,7 @@ pub(crate) mod pieces;
 pub mod records;
 pub mod sealed;
 pub mod select;
-mod tokens;
+pub(crate) mod tokens;
 pub mod transform;
 
 pub use records::{Opening, Records, Source, Work};

@@ -36,7 +36,7 @@ pub(super) fn each_token(
 }
 
 /// Whether text is exactly one token that claims this role.
-pub(super) fn is_token_of(text: &[u8], role: Role) -> bool {
+pub(crate) fn is_token_of(text: &[u8], role: Role) -> bool {
     TokenText::parse(text).is_ok_and(|token| token.role == role)
 }
 

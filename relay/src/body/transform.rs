@@ -281,7 +281,8 @@ fn ask(
         let Some(action) = plan.actions().get(target.action) else { return Err(Failure::Internal) };
         match &action.verb {
             Verb::Seal { role, deterministic, keep } => {
-                let (value_type, value) = sealed_form(text, target, *deterministic, plain)?;
+                let raw = text.get(target.start..target.end).ok_or(Failure::Internal)?;
+                let (value_type, value) = sealed_form(raw, target.kind, target.escaped, *deterministic, plain)?;
                 let keep = *keep && value_type == ValueType::String && is_token_of(value, *role);
                 if keep {
                     request.keep_or_seal(*role, value_type, value, *deterministic).map_err(too_much)?;
@@ -312,20 +313,20 @@ fn ask(
 }
 
 /// The type and bytes under which a value is sealed, so that it comes back exactly (SPEC.md, "Value types").
-fn sealed_form<'a>(
-    text: &'a [u8],
-    target: &Target,
+pub(crate) fn sealed_form<'a>(
+    raw: &'a [u8],
+    kind: Kind,
+    escaped: bool,
     deterministic: bool,
     plain: &'a mut Vec<u8>,
 ) -> Result<(ValueType, &'a [u8]), Failure> {
-    let raw = text.get(target.start..target.end).ok_or(Failure::Internal)?;
-    Ok(match target.kind {
+    Ok(match kind {
         Kind::Number => (ValueType::Number, raw),
         Kind::Bool => (ValueType::Bool, raw),
         Kind::Null => (ValueType::Null, raw),
         Kind::Object | Kind::Array => (ValueType::Json, raw),
         // Without a backslash, what stands between the quotes is the decoded text, and writing it again gives the same.
-        Kind::String if !target.escaped => (ValueType::String, raw.get(1..raw.len() - 1).ok_or(Failure::Internal)?),
+        Kind::String if !escaped => (ValueType::String, raw.get(1..raw.len() - 1).ok_or(Failure::Internal)?),
         Kind::String => {
             plain.clear();
             let decodes = json_span::decode_string(raw, plain).is_ok();

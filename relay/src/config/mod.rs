@@ -1,10 +1,11 @@
 //! The rules file: read raw, then resolved into types that cannot be wrong. Nothing after start-up parses its strings again.
 //!
 //! 1. [`raw`]: the file as people write it, which [`e3_yaml`] reads with the place of everything in it; [`units`]: times and sizes;
-//! 2. [`resolve`], [`outbound`], [`tls`]: names, selectors, patterns, files, and what they come to together;
+//! 2. [`resolve`], [`outbound`], [`api`], [`tls`]: names, selectors, patterns, files, and what they come to together;
 //! 3. [`resolved`]: what the rest of the relay works with;
 //! 4. [`report`]: faults with file, line, column, cause and hint.
 
+mod api;
 mod outbound;
 pub mod raw;
 pub mod resolve;
@@ -54,15 +55,28 @@ pub fn intercepted(file: &Path) -> Result<Vec<String>, Report> {
     Ok(hosts.map(|host| plain(host.get())).collect())
 }
 
+/// The same, for who only talks to the engine: the file need not serve anything.
+///
+/// # Errors
+/// Every fault of the file, with its place; or that it cannot be read.
+pub fn load_engine(file: &Path) -> Result<resolved::Engine, Report> {
+    let text = std::fs::read_to_string(file).map_err(|error| Report::unreadable(file, &error))?;
+    check_for(file, &text, false).map(|checked| checked.config.engine)
+}
+
 /// Checks the text of a rules file. Paths in it start at the file's folder.
 ///
 /// # Errors
 /// Every fault of the text, with its place.
 pub fn check(file: &Path, text: &str) -> Result<Checked, Report> {
+    check_for(file, text, true)
+}
+
+fn check_for(file: &Path, text: &str, serves: bool) -> Result<Checked, Report> {
     let mut report = Report::new(file, text);
     let folder = file.parent().unwrap_or(Path::new("."));
     let config = raw::File::read(text, &mut report)
-        .and_then(|raw| resolve::resolve(&raw, folder, Sha256::digest(text.as_bytes()).into(), &mut report));
+        .and_then(|raw| resolve::resolve(&raw, folder, Sha256::digest(text.as_bytes()).into(), serves, &mut report));
     report.sort();
     match config {
         Some(config) if !report.has_errors() => Ok(Checked { config, warnings: report }),

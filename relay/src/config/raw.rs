@@ -12,6 +12,7 @@ use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 
 pub use e3_yaml::{At, OneOrMany};
 
+pub mod api;
 pub mod tls;
 
 use super::report::{Place, Report};
@@ -30,6 +31,8 @@ pub struct File {
     /// Listeners through which backends reach third parties.
     #[serde(default)]
     pub outbound: Vec<At<Outbound>>,
+    /// The HTTP API for programs that seal and open values themselves.
+    pub api: Option<At<api::Api>>,
     /// The local certificate authority that ends TLS of intercepted destinations; `relay ca init` makes one.
     pub ca: Option<At<Ca>>,
     /// Certificates that the relay orders and renews by itself (RFC 8555), for sites with `tls: {acme: true}`.

@@ -36,7 +36,13 @@ const BODY_MAX: usize = 16 * 1024 * 1024;
 const TIME_MAX: Duration = Duration::from_secs(7 * 86_400);
 
 /// Resolves the whole file; `None` only where nothing sensible is left.
-pub(super) fn resolve(file: &At<raw::File>, folder: &Path, hash: [u8; 32], report: &mut Report) -> Option<Config> {
+pub(super) fn resolve(
+    file: &At<raw::File>,
+    folder: &Path,
+    hash: [u8; 32],
+    serves: bool,
+    report: &mut Report,
+) -> Option<Config> {
     let raw = file.get();
     let mut resolver = Resolver {
         folder,
@@ -54,8 +60,9 @@ pub(super) fn resolve(file: &At<raw::File>, folder: &Path, hash: [u8; 32], repor
     let inbound = resolver.inbound(&raw.inbound);
     let acme = resolver.provable(acme, &inbound);
     let outbound = resolver.outbound(&raw.outbound);
-    if raw.inbound.is_empty() && raw.outbound.is_empty() && !file.is_pruned() {
-        let cause = "nothing to do: neither `inbound` nor `outbound` has an entry";
+    let api = raw.api.as_ref().and_then(|api| resolver.api(api));
+    if serves && raw.inbound.is_empty() && raw.outbound.is_empty() && raw.api.is_none() && !file.is_pruned() {
+        let cause = "nothing to do: neither `inbound` nor `outbound` has an entry, and there is no `api`";
         resolver.report.error(Place { line: 1, column: 1 }, cause, None);
     }
     let admin = resolver.admin(&raw.admin);
@@ -68,7 +75,7 @@ pub(super) fn resolve(file: &At<raw::File>, folder: &Path, hash: [u8; 32], repor
     };
     let ca = resolver.ca.take();
     let files = std::mem::take(&mut resolver.files);
-    Some(Config { engine: engine?, inbound, outbound, ca, acme, admin, log, threads, grace, hash, files })
+    Some(Config { engine: engine?, inbound, outbound, api, ca, acme, admin, log, threads, grace, hash, files })
 }
 
 /// What listens on an address.
@@ -76,6 +83,7 @@ pub(super) fn resolve(file: &At<raw::File>, folder: &Path, hash: [u8; 32], repor
 pub(super) enum Use {
     Inbound,
     Outbound,
+    Api,
     Admin,
 }
 
@@ -84,6 +92,7 @@ impl Use {
         match self {
             Self::Inbound => "the inbound relay",
             Self::Outbound => "the outbound relay",
+            Self::Api => "the API",
             Self::Admin => "the admin listener",
         }
     }
@@ -530,10 +539,15 @@ impl Resolver<'_> {
         }
     }
 
+    /// Most bytes of a body that is held whole.
+    pub(super) fn body(&mut self, raw: Option<&At<String>>) -> usize {
+        self.size(raw, 10 * 1024 * 1024, BODY_MAX)
+    }
+
     pub(super) fn limits(&mut self, raw: &raw::Limits) -> MessageLimits {
         let secs = Duration::from_secs;
         MessageLimits {
-            body: self.size(raw.body.as_ref(), 10 * 1024 * 1024, BODY_MAX),
+            body: self.body(raw.body.as_ref()),
             body_time: self.time(raw.body_time.as_ref(), secs(30)),
             connect_time: self.time(raw.connect_time.as_ref(), secs(3)),
             response_time: self.time(raw.response_time.as_ref(), secs(30)),
@@ -586,15 +600,20 @@ impl Resolver<'_> {
         self.networks(from.get())
     }
 
-    fn forwarding(&mut self, raw: Option<&raw::Forwarded>) -> Forwarding {
-        let Some(raw) = raw else { return Forwarding::default() };
-        for text in raw.trust.iter().filter(|text| text.get().ends_with("/0")) {
+    /// Proxies whose word about the client counts.
+    pub(super) fn trusted(&mut self, raw: &[At<String>]) -> Vec<Network> {
+        for text in raw.iter().filter(|text| text.get().ends_with("/0")) {
             let hint = "whoever is trusted chooses which client the engine and the backend are told of";
             self.report.warn(text.place(), "everyone is trusted to say who the client is", Some(hint.to_owned()));
         }
+        self.networks(raw)
+    }
+
+    fn forwarding(&mut self, raw: Option<&raw::Forwarded>) -> Forwarding {
+        let Some(raw) = raw else { return Forwarding::default() };
         let sends = |form| raw.send.as_ref().map_or(form == ForwardedForm::XForwarded, |send| send.contains(&form));
         Forwarding {
-            trust: self.networks(&raw.trust),
+            trust: self.trusted(&raw.trust),
             x_forwarded: sends(ForwardedForm::XForwarded),
             forwarded: sends(ForwardedForm::Forwarded),
         }

@@ -27,6 +27,8 @@ pub struct Config {
     pub inbound: Vec<Listener>,
     /// Outbound listeners, one for each address.
     pub outbound: Vec<Listener>,
+    /// The HTTP API.
+    pub api: Option<Api>,
     /// The local certificate authority.
     pub ca: Option<Arc<Authority>>,
     /// How certificates are ordered; only where some site wants one.
@@ -43,6 +45,35 @@ pub struct Config {
     pub hash: [u8; 32],
     /// Files that the rules name and that were read with them: a change of one reloads the rules.
     pub files: Vec<NamedFile>,
+}
+
+impl Config {
+    /// Every listener but the admin's.
+    pub fn listeners(&self) -> impl Iterator<Item = &Listener> {
+        self.inbound.iter().chain(&self.outbound).chain(self.api.as_ref().map(|api| &api.listener))
+    }
+}
+
+/// The HTTP API.
+#[derive(Debug)]
+pub struct Api {
+    /// Its address; it has no sites.
+    pub listener: Listener,
+    /// Whom to believe about who asked.
+    pub forwarding: Forwarding,
+    /// Sizes and times.
+    pub limits: ApiLimits,
+}
+
+/// Sizes and total times of calls of the API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ApiLimits {
+    /// Most bytes of a body; over it 413.
+    pub body: usize,
+    /// Time for a body, from the end of its head.
+    pub body_time: Duration,
+    /// Time for the client to read its answer.
+    pub answer_time: Duration,
 }
 
 /// A file as it was read.
@@ -117,13 +148,15 @@ pub enum ListenerTls {
     Proxy(Arc<Terms>),
 }
 
-/// Which relay a listener belongs to.
+/// What a listener is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Side {
     /// Reverse proxy in front of the company's own backend.
     Inbound,
     /// Proxy from the company's backend to third parties.
     Outbound,
+    /// The HTTP API.
+    Api,
 }
 
 /// Sites by host name: exact names first, then the longest `*.suffix`.

@@ -329,6 +329,7 @@ impl<'a> Exchange<'a> {
             (Edge::Inbound, Side::Response) => Way::InboundResponse,
             (Edge::Outbound, Side::Request) => Way::OutboundRequest,
             (Edge::Outbound, Side::Response) => Way::OutboundResponse,
+            (Edge::Api, _) => Way::Api,
         };
         Context {
             request_id: self.id.to_str().unwrap_or_default(),

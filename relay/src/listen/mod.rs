@@ -69,6 +69,7 @@ pub fn edge(address: SocketAddr, side: Side, live: Arc<Live<State>>, metrics: Sh
     let name = match side {
         Side::Inbound => format!("inbound {address}"),
         Side::Outbound => format!("outbound {address}"),
+        Side::Api => format!("api {address}"),
     };
     Service::with_listeners(name, listeners, edge)
 }

@@ -13,6 +13,7 @@ use super::secure::may_reach;
 use super::visit::Visit;
 use crate::admit::Conversation;
 use crate::answer;
+use crate::api::Caller;
 use crate::config::resolved::{Connect, Side};
 use crate::error::Failure;
 use crate::exchange::arriving::Arriving;
@@ -62,6 +63,11 @@ impl Edge {
                     }
                     Err(failure) => return self.refuse(&state, failure, id, &visit, conversation, started),
                 }
+            }
+            None if self.side == Side::Api => {
+                let (client, session) = (&visit.client, visit.session.as_deref());
+                let (state, conversation) = (&state, &conversation);
+                return Caller { state, client, session, conversation, id, started }.answer(request).await;
             }
             None => self.site(&state, &request, &visit),
         };
@@ -124,7 +130,7 @@ impl Edge {
         visit: &Visit,
         conversation: &Arc<Conversation>,
     ) -> Result<(), Failure> {
-        if self.side == Side::Inbound || visit.through.is_some() {
+        if self.side != Side::Outbound || visit.through.is_some() {
             return Err(Failure::Tunnel);
         }
         let (config, listener) = state.listener(self.address, self.side).ok_or(Failure::NoTunnel)?;
@@ -198,6 +204,8 @@ impl Edge {
                 Ok((site.of(&through.target.host, through.target.port)?, None))
             }
             Side::Outbound => outbound::destination(config, listener, host, request.uri()).map(|d| (d.site, d.target)),
+            // It has no sites.
+            Side::Api => Err(Failure::UnknownHost),
         }
     }
 }

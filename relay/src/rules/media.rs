@@ -1,5 +1,7 @@
 //! Which bodies the rules can read.
 
+use std::sync::LazyLock;
+
 use http::{HeaderMap, header};
 
 use crate::Failure;
@@ -104,6 +106,16 @@ pub(super) fn check<'a>(
         Some(essence) if rules.all(|types| types.iter().any(|m| m.matches(essence))) => Ok(Shape::of(essence)),
         _ => Err(Failure::MediaType(side)),
     }
+}
+
+/// Refuses a body that is not one JSON document, in the media types that rules read too.
+///
+/// # Errors
+/// Its media type is another, or it has a content coding.
+pub fn check_document(headers: &HeaderMap) -> Result<(), Failure> {
+    static TYPES: LazyLock<Vec<MediaType>> =
+        LazyLock::new(|| DOCUMENTS.into_iter().filter_map(MediaType::parse).collect());
+    check(std::iter::once(TYPES.as_slice()), headers, Side::Request).map(drop)
 }
 
 /// Type and subtype; `None` when malformed, or when a charset other than UTF-8 is named.
