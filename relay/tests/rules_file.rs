@@ -28,6 +28,11 @@ fn inbound(lines: &str) -> String {
     )
 }
 
+/// A file with this API alone.
+fn api(text: &str) -> String {
+    format!("engine: {{endpoints: [\"unix:///run/e3.sock\"], app: shop, development: true}}\napi: {text}\n")
+}
+
 /// Within one rule.
 fn rule(lines: &str) -> String {
     inbound(&format!("rules:\n  - {}", lines.replace('\n', "\n    ")))
@@ -78,6 +83,13 @@ fn every_fault_is_told_at_its_line_and_column() {
         (inbound("proxy_protocol: {from: «[]}"), "no network"),
         (inbound("proxy_protocol: {from: [10.0.0.0/8, «10.0.0.1/8]}"), "is no network"),
         (inbound("proxy_protocol: «{}"), "`from` is missing"),
+        // The API.
+        (api("{listen: «0.0.0.0:8082}"), "in the clear"),
+        (api("«{plaintext: true}"), "`listen` is missing"),
+        (api("{listen: \"127.0.0.1:8082\", limits: {body: «17MiB}}"), "too large"),
+        (api("{listen: \"127.0.0.1:8082\", tls: «{}}"), "TLS without a certificate"),
+        (api("{listen: 0.0.0.0:8082, tls: {acme: «true}}"), "is for sites"),
+        (inbound("").replacen("inbound:", "api: {listen: «\"127.0.0.1:8080\"}\ninbound:", 1), "taken by"),
         (inbound("backend_proxy_protocol: «v3"), "v1, v2"),
         (inbound("forwarded: {trust: [«lan]}"), "is no network"),
         (inbound("forwarded: {send: [«via]}"), "x-forwarded, forwarded"),
@@ -275,6 +287,8 @@ fn the_files_we_ship_are_good_and_name_their_schema() {
 fn the_schema_is_that_of_the_source() {
     let written = fs::read_to_string(repository().join("config/schema/relay.json")).unwrap();
     assert!(written == config::schema(), "run: relay schema > config/schema/relay.json");
+    let written = fs::read_to_string(repository().join("config/schema/openapi.json")).unwrap();
+    assert!(written == relay::api::openapi::document(), "run: relay openapi > config/schema/openapi.json");
 }
 
 #[test]

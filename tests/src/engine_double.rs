@@ -11,8 +11,8 @@ use std::thread;
 use std::time::Duration;
 
 use e3_wire::{
-    AnswerWriter, FRAME_HEADER, FrameHeader, FrameKind, Item, MAX_FRAME, Refusal, Request, RequestRefusal, TokenText,
-    token,
+    AnswerWriter, Direction, FRAME_HEADER, FrameHeader, FrameKind, Inspection, Item, MAX_FRAME, Refusal, Request,
+    RequestRefusal, TokenText, token,
 };
 
 /// What the double does with a request.
@@ -52,6 +52,25 @@ pub enum Behaviour {
     RefusesItems(Refusal),
     /// Answers pings as not ready.
     NotReady,
+    /// Serves those who show this API key honestly, and knows nobody else.
+    Demands(&'static str),
+}
+
+/// What a request said of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// Which way it goes.
+    pub direction: Direction,
+    /// The client's address.
+    pub source: String,
+    /// Its method.
+    pub method: String,
+    /// The API key that it showed.
+    pub credential: String,
+    /// Its id.
+    pub request_id: String,
+    /// Number of its items.
+    pub items: usize,
 }
 
 /// A running double; it stops when this is dropped.
@@ -59,6 +78,7 @@ pub struct EngineDouble {
     path: PathBuf,
     behaviour: Arc<Mutex<Behaviour>>,
     requests: Arc<AtomicU64>,
+    last: Arc<Mutex<Option<Seen>>>,
     _dir: tempfile::TempDir,
 }
 
@@ -74,14 +94,15 @@ impl EngineDouble {
         let listener = UnixListener::bind(&path).expect("a socket to listen on");
         let behaviour = Arc::new(Mutex::new(behaviour));
         let requests = Arc::new(AtomicU64::new(0));
-        let (shared, count) = (Arc::clone(&behaviour), Arc::clone(&requests));
+        let last = Arc::new(Mutex::new(None));
+        let (shared, count, seen) = (Arc::clone(&behaviour), Arc::clone(&requests), Arc::clone(&last));
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let (shared, count) = (Arc::clone(&shared), Arc::clone(&count));
-                thread::spawn(move || serve(stream, &shared, &count));
+                let (shared, count, seen) = (Arc::clone(&shared), Arc::clone(&count), Arc::clone(&seen));
+                thread::spawn(move || serve(stream, &shared, &count, &seen));
             }
         });
-        Self { path, behaviour, requests, _dir: dir }
+        Self { path, behaviour, requests, last, _dir: dir }
     }
 
     /// The endpoint as the rules file names it.
@@ -102,6 +123,15 @@ impl EngineDouble {
     /// A thread of the double panicked.
     pub fn behave(&self, behaviour: Behaviour) {
         *self.behaviour.lock().expect("no panic in the double") = behaviour;
+    }
+
+    /// What the last request said of itself.
+    ///
+    /// # Panics
+    /// A thread of the double panicked.
+    #[must_use]
+    pub fn last(&self) -> Option<Seen> {
+        self.last.lock().expect("no panic in the double").clone()
     }
 
     /// Number of requests so far, pings not counted.
@@ -136,15 +166,27 @@ fn pad(value: &[u8]) -> Vec<u8> {
     [b"=", value].concat()
 }
 
-fn serve(mut stream: UnixStream, behaviour: &Mutex<Behaviour>, requests: &AtomicU64) {
+fn serve(mut stream: UnixStream, behaviour: &Mutex<Behaviour>, requests: &AtomicU64, last: &Mutex<Option<Seen>>) {
     while let Ok((header, body)) = read_frame(&mut stream) {
         let now = behaviour.lock().map_or(Behaviour::Closes, |b| *b);
         let answered = match header.kind {
             FrameKind::Ping => pong(&mut stream, header.id, now),
             FrameKind::Request => {
                 requests.fetch_add(1, Ordering::SeqCst);
+                if let (Ok(request), Ok(mut last)) = (Request::read(&body), last.lock()) {
+                    *last = Some(Seen {
+                        direction: request.context.direction,
+                        source: request.context.source.to_owned(),
+                        method: request.context.method.to_owned(),
+                        credential: request.context.credential.0.to_owned(),
+                        request_id: request.context.request_id.to_owned(),
+                        items: request.items.len(),
+                    });
+                }
                 answer(&mut stream, header.id, &body, now)
             }
+            // Not answered.
+            FrameKind::Rules => Ok(()),
             _ => return,
         };
         if answered.is_err() {
@@ -198,6 +240,10 @@ fn answer(stream: &mut UnixStream, id: u64, body: &[u8], now: Behaviour) -> io::
             stream.write_all(&long)
         }
         Behaviour::Garbage => stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"),
+        Behaviour::Demands(key) if request.context.credential.0 != key => {
+            let refusal = RequestRefusal::UnknownCredential;
+            stream.write_all(&frame(FrameKind::Answer, id, &refusal.to_body()))
+        }
         Behaviour::RefusesRequests(refusal) => stream.write_all(&frame(FrameKind::Answer, id, &refusal.to_body())),
         _ => stream.write_all(&whole),
     }
@@ -241,7 +287,20 @@ fn results(request: &Request<'_>, now: Behaviour) -> Vec<u8> {
                 Ok((_, Ok(_))) => out.refused(Refusal::RoleNotAllowed),
                 _ => out.refused(Refusal::NotAuthentic),
             },
-            Item::Inspect { .. } | Item::Rewrap { .. } => out.refused(Refusal::NotAuthentic),
+            Item::Inspect { token } => match TokenText::parse(token) {
+                Ok(TokenText { role, value_type, .. }) => {
+                    out.inspection(&Inspection { role, value_type, suite: 1, kid: 7, time: 1_700_000_000 });
+                }
+                Err(_) => out.refused(Refusal::NotAuthentic),
+            },
+            // The same value, in a token that differs.
+            Item::Rewrap { token } => match TokenText::parse(token).map(|t| (t, t.decode())) {
+                Ok((text, Ok(mut binary))) => out.token(|out| {
+                    binary[0] ^= 1;
+                    token::write(text.role, text.value_type, &binary, out);
+                }),
+                _ => out.refused(Refusal::NotAuthentic),
+            },
             Item::PublicKey { .. } => out.public_key(1, &[9; 32]),
         }
     }
