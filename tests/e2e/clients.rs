@@ -158,3 +158,24 @@ fn clients_that_are_not_ours_need_their_proxy_setting_and_the_authority_alone() 
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
+
+#[test]
+fn programs_that_are_not_ours_call_the_api_and_understand_its_document() {
+    let installed = PathBuf::from(std::env::var_os("E3_CLIENTS").expect("run by .ci/clients"));
+    let (folder, engine, address) = (folder(), EngineDouble::start(Behaviour::Demands(KEY)), port::free());
+    let rules = format!(
+        "engine: {{endpoints: [\"{}\"], app: shop, development: true}}\napi: {{listen: \"{address}\"}}\n",
+        engine.endpoint()
+    );
+    let relay = Relay::start(folder.path(), "relay", &rules);
+    relay.wait_ready();
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut caller = Command::new(installed.join("venv/bin/python"));
+    caller.arg(own.join("conformance/clients/api_with_requests.py")).args([&format!("http://{address}"), KEY]);
+    let done = caller.output().expect("Python runs");
+    assert_eq!(String::from_utf8_lossy(&done.stdout), "ok\n", "{}", String::from_utf8_lossy(&done.stderr));
+    let document = own.join("../config/schema/openapi.json");
+    let done = Command::new(installed.join("venv/bin/openapi-spec-validator")).arg(document).output();
+    let done = done.expect("the validator runs");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
+}
