@@ -2,20 +2,24 @@
 
 use crate::args::{AdminKeyCommand, Args, At, Command, ConfigCommand, Engines, Host, InputsCommand, Keys, LineageArg};
 use crate::audit::Audit;
-use crate::config::{self, Config, Report};
+use crate::config::{self, Config, Report, Rules};
 use crate::error::Error;
 use crate::inputs::Inputs;
 use crate::keyring::storage::create_private;
 use crate::keyring::{Keyring, Lineage, Live, RootKey, RotateError, Store, hex};
 use crate::operator::{self, Listed, Operator, OperatorError};
+use crate::policy::Policy;
+use crate::policy::live::{Live as LivePolicy, PolicyFault, Source};
 use crate::serve::Settings;
 use crate::serve::link::Link;
 use crate::{harden, host, log, serve};
 use clap::CommandFactory;
 use e3_link::attested::admin::AdminKey;
+use e3_link::attested::engine::Admitted;
 use e3_wire::{App, KeyUse, KeyringNow, ListedKey, RootFate};
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Does what the command line asks.
 ///
@@ -25,12 +29,13 @@ pub fn execute(args: Args) -> Result<(), Error> {
     harden::harden()?;
     match args.command {
         Command::Run(file) => {
-            let config = Config::load(&file.config)?;
+            let mut config = Config::load(&file.config)?;
             log::start(&config.log);
+            let policy = policy(&mut config)?;
             let live = Live::open(Store::new(config.keyring.clone(), root(&config)?))?;
             let link = link(&config, &live)?;
             let audit = Audit::start(config.audit.clone(), config.development)?;
-            serve::run(settings(config), live, audit, link)
+            serve::run(settings(config, policy), live, audit, link)
         }
         Command::Check(file) => check(&file.config),
         Command::Keys(keys) => manage(keys),
@@ -73,14 +78,47 @@ fn enclave(args: crate::args::EnclaveArgs) -> Result<(), Error> {
     crate::enclave::start::run(inputs, &parent, &health, std::sync::Arc::new(module), callers, vec![args.listen])
 }
 
-fn settings(config: Config) -> Settings {
-    let Config { listen, socket_mode, policy, create_apps, limits, threads, .. } = config;
-    Settings { listen, socket_mode, policy, create_apps, limits, threads, health: None, roots: None }
+/// The policy of this configuration, in force; a file that is refused keeps the engine from starting.
+fn policy(config: &mut Config) -> Result<Arc<LivePolicy>, Error> {
+    let rules = std::mem::replace(&mut config.policy, Rules::Declared(Policy::nothing()));
+    let (file, signers) = match rules {
+        Rules::Declared(policy) => return Ok(Arc::new(LivePolicy::fixed(policy))),
+        Rules::Policy { file, signers } => (file, signers),
+    };
+    let live = LivePolicy::following(Source::File(file.clone()), signers, config.development);
+    match live.reload(true) {
+        Ok(_) => Ok(Arc::new(live)),
+        Err(PolicyFault::Refused(report)) => Err(Error::Config(Report::new(report.to_text(false)))),
+        Err(fault) => Err(Error::Config(Report::new(format!("{}: {fault}", file.display())))),
+    }
+}
+
+#[cfg(feature = "test-module")]
+fn admitted(config: &Config) -> Admitted {
+    let Some(attested) = &config.attested else { return Admitted::default() };
+    Admitted {
+        relays: attested.relays.iter().copied().collect(),
+        admins: attested.admins.iter().copied().collect(),
+        strangers: false,
+    }
+}
+
+/// Outside the enclave image there are no measured lists.
+#[cfg(not(feature = "test-module"))]
+fn admitted(_: &Config) -> Admitted {
+    Admitted::default()
+}
+
+fn settings(config: Config, policy: Arc<LivePolicy>) -> Settings {
+    let admitted = admitted(&config);
+    let Config { listen, socket_mode, create_apps, limits, threads, .. } = config;
+    Settings { listen, socket_mode, policy, create_apps, limits, threads, health: None, roots: None, admitted }
 }
 
 fn check(path: &Path) -> Result<(), Error> {
-    let config = Config::load(path)?;
+    let mut config = Config::load(path)?;
     check_link(&config)?;
+    policy(&mut config)?;
     let keyring = Store::new(config.keyring.clone(), root(&config)?).load()?;
     print(&format!(
         "{}: good\nkeyring {} at epoch {}: {} keys\n",
@@ -267,11 +305,7 @@ fn link(config: &Config, live: &Live) -> Result<Link, Error> {
         let state = serve::link::stated(&live.current());
         let refused = |_| Error::TestModule { path: attested.module.clone() };
         let callers = module.verifier().map_err(refused)?;
-        let admitted = e3_link::attested::engine::Admitted {
-            relays: attested.relays.iter().copied().collect(),
-            admins: attested.admins.iter().copied().collect(),
-        };
-        return Link::attested(std::sync::Arc::new(module), admitted, callers, state);
+        return Link::attested(Arc::new(module), admitted(config), callers, state);
     }
     let _ = live;
     Ok(Link::Plain(serve::link::Development::allowed(config)?))

@@ -4,6 +4,7 @@
 //! root keys from files nor from the environment.
 
 use crate::error::Error;
+use crate::policy::signed::Signers;
 use crate::policy::{AppRules, DETERMINISTIC_RATE, Policy, RoleRules};
 use e3_link::Endpoint;
 use e3_wire::{App, MAX_FRAME, Role};
@@ -60,9 +61,11 @@ pub struct Raw {
     /// What happens with roles and apps that are not declared below; `allow` needs `development: true`.
     #[serde(default)]
     undeclared_roles: Undeclared,
-    /// The apps and their roles.
+    /// The apps and their roles, which every relay that comes in may use; a `policy` says more, and takes their place.
     #[serde(default)]
     apps: BTreeMap<Name<App>, RawApp>,
+    /// Who may do what with which roles: a file of its own.
+    policy: Option<RawPolicy>,
     /// Where it is recorded what was opened.
     audit: RawAudit,
     /// Bounds of what the engine takes on at once.
@@ -159,7 +162,7 @@ pub(crate) struct RawApp {
 
 impl RawApp {
     pub(crate) fn rules(self) -> AppRules {
-        let rules = |raw: RawRole| RoleRules { deterministic: raw.deterministic };
+        let rules = |raw: RawRole| RoleRules { deterministic: raw.deterministic, ..RoleRules::default() };
         let roles = self.roles.into_iter().map(|(role, raw)| (role.0, rules(raw))).collect();
         AppRules::new(roles, self.deterministic_rate)
     }
@@ -172,6 +175,32 @@ pub(crate) struct RawRole {
     /// Equal values give equal tokens, so that they can be searched and joined; whoever may seal can test guesses.
     #[serde(default)]
     deterministic: bool,
+}
+
+/// Where the policy is, and whose signatures it needs.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct RawPolicy {
+    /// The policy. It is read again when it changes.
+    file: PathBuf,
+    /// Ed25519 public keys of those who may sign it, as hexadecimal text. Without any, it needs no signature: development alone.
+    #[serde(default)]
+    signers: Vec<Name<PublicKey>>,
+    /// How many of them must have signed; 1 when absent.
+    threshold: Option<NonZeroUsize>,
+}
+
+/// An Ed25519 public key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PublicKey(pub(crate) [u8; 32]);
+
+impl Text for PublicKey {
+    const SCHEMA: (&'static str, &'static str) = ("PublicKey", "^[0-9a-f]{64}$");
+    fn read(text: &str) -> Result<Self, String> {
+        crate::policy::bytes32(text).map(Self).ok_or_else(|| {
+            "a public key is 64 lower-case hexadecimal digits, as `e3 admin-key show` prints it".to_owned()
+        })
+    }
 }
 
 /// Where it is recorded what was opened.
@@ -380,6 +409,19 @@ impl From<RawLimits> for Limits {
     }
 }
 
+/// Who may do what.
+pub enum Rules {
+    /// Whoever comes in may use the declared roles.
+    Declared(Policy),
+    /// What a policy says.
+    Policy {
+        /// Where it is.
+        file: PathBuf,
+        /// Whose it is.
+        signers: Signers,
+    },
+}
+
 /// A configuration that was checked.
 pub struct Config {
     /// Whether plain links are allowed.
@@ -398,8 +440,8 @@ pub struct Config {
     pub attested: Option<Attested>,
     /// Whether an app gets its keys at its first use.
     pub create_apps: bool,
-    /// The declared roles.
-    pub policy: Policy,
+    /// Who may do what.
+    pub policy: Rules,
     /// The audit file.
     pub audit: PathBuf,
     /// Bounds.
@@ -456,6 +498,22 @@ impl Raw {
         if self.undeclared_roles == Undeclared::Allow && !development {
             return refuse("undeclared_roles", "`allow` needs `development: true`", "declare the roles under `apps`");
         }
+        if let Some(policy) = &self.policy {
+            if !self.apps.is_empty() || self.undeclared_roles == Undeclared::Allow {
+                return refuse("apps", "the policy declares apps and roles", "take `apps` and `undeclared_roles` out");
+            }
+            if policy.signers.is_empty() && !development {
+                return refuse(
+                    "policy.signers",
+                    "an unsigned policy needs `development: true`",
+                    "list the signers' keys",
+                );
+            }
+            let needed = policy.threshold.map_or(usize::from(!policy.signers.is_empty()), NonZeroUsize::get);
+            if needed > policy.signers.len() {
+                return refuse("policy.threshold", "more signatures than there are signers", "at most their number");
+            }
+        }
         let limits = self.limits;
         if !(1024..=MAX_FRAME).contains(&limits.frame_bytes) {
             return refuse("limits.frame_bytes", "out of bounds", "between 1024 and 33554432");
@@ -485,7 +543,16 @@ impl Raw {
                 admins: raw.admins.into_iter().map(|key| key.0.0).collect(),
             }),
             create_apps: self.create_apps,
-            policy: Policy::new(apps.collect(), self.undeclared_roles == Undeclared::Allow),
+            policy: match self.policy {
+                None => Rules::Declared(Policy::declared(apps.collect(), self.undeclared_roles == Undeclared::Allow)),
+                Some(raw) => Rules::Policy {
+                    file: folder.join(raw.file),
+                    signers: Signers {
+                        threshold: raw.threshold.map_or(usize::from(!raw.signers.is_empty()), NonZeroUsize::get),
+                        keys: raw.signers.into_iter().map(|key| key.0.0).collect(),
+                    },
+                },
+            },
             audit: folder.join(self.audit.file),
             limits: limits.into(),
             threads: self.threads,

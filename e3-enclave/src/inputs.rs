@@ -8,12 +8,13 @@ use crate::error::Error;
 use crate::keyring::unlock::Expected;
 use crate::kms::{KeyArn, KmsTarget};
 use crate::policy::Policy;
+use crate::policy::signed::Signers;
 use e3_wire::App;
 use serde::Deserialize;
 use serde::de::{Error as _, MapAccess, Visitor};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use tokio_rustls::rustls::RootCertStore;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -28,12 +29,27 @@ const MAX: u64 = 1024 * 1024;
 struct Raw {
     environment: Name<Environment>,
     kms: RawKms,
+    #[serde(default)]
     relays: Vec<Name<Bytes32>>,
     #[serde(default)]
     admins: Vec<Name<Bytes32>>,
-    #[serde(deserialize_with = "unique")]
+    #[serde(default, deserialize_with = "unique")]
     apps: BTreeMap<Name<App>, RawApp>,
+    policy: Option<RawPolicy>,
     keyring: Option<Name<Id>>,
+}
+
+/// Who signs policies.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPolicy {
+    signers: Vec<Name<Bytes32>>,
+    #[serde(default = "one")]
+    threshold: NonZeroUsize,
+}
+
+const fn one() -> NonZeroUsize {
+    NonZeroUsize::MIN
 }
 
 #[derive(Debug, Deserialize)]
@@ -132,18 +148,26 @@ where
     deserializer.deserialize_map(Unique(std::marker::PhantomData))
 }
 
+/// Who may do what.
+pub enum Rules {
+    /// Every relay that comes in may use the declared roles.
+    Declared(Policy),
+    /// What a policy of these signers says, which the host's store holds.
+    Signed(Signers),
+}
+
 /// The measured inputs, checked.
 pub struct Inputs {
     /// Which keyring and environment.
     pub expected: Expected,
     /// The KMS key, its endpoint and who certifies that.
     pub kms: KmsTarget,
-    /// SHA-256 of the SubjectPublicKeyInfo of each relay that may come in. At least one.
+    /// SHA-256 of the SubjectPublicKeyInfo of each relay that may come in, beside those that the policy knows. At least one, if there is no policy.
     pub relays: Vec<[u8; 32]>,
     /// Ed25519 public keys that may sign admin commands.
     pub admins: Vec<[u8; 32]>,
-    /// The apps and their roles.
-    pub policy: Policy,
+    /// Who may do what.
+    pub policy: Rules,
 }
 
 impl Inputs {
@@ -172,13 +196,25 @@ impl Inputs {
             refuse(format!(":{}:{}", e.line(), e.column()), cause)
         })?;
         let at = |key: &str, why: &str| refuse(String::new(), &format!("`{key}`: {why}"));
-        if raw.relays.is_empty() {
+        if raw.policy.is_none() && raw.relays.is_empty() {
             return Err(at("relays", "no relay could come in: the hash of one relay key at least is needed"));
         }
-        for (key, list) in [("relays", &raw.relays), ("admins", &raw.admins)] {
+        let signers = raw.policy.as_ref().map_or(&[][..], |policy| &policy.signers);
+        for (key, list) in [("relays", &raw.relays[..]), ("admins", &raw.admins), ("policy.signers", signers)] {
             if list.iter().collect::<BTreeSet<_>>().len() != list.len() {
                 return Err(at(key, "a key stands twice"));
             }
+        }
+        if let Some(policy) = &raw.policy {
+            if !raw.apps.is_empty() {
+                return Err(at("apps", "the policy declares apps and roles: take one of the two out"));
+            }
+            if policy.threshold.get() > policy.signers.len() {
+                return Err(at("policy.threshold", "more signatures than there are signers"));
+            }
+        }
+        if raw.policy.is_none() && raw.apps.is_empty() {
+            return Err(at("apps", "no app, and no `policy` that could declare one"));
         }
         let kms = target(raw.kms).map_err(|(key, why)| at(key, why))?;
         let rules = raw.apps.into_iter().map(|(app, raw)| (app.0, raw.rules())).collect();
@@ -187,7 +223,13 @@ impl Inputs {
             kms,
             relays: raw.relays.into_iter().map(|k| k.0.0).collect(),
             admins: raw.admins.into_iter().map(|k| k.0.0).collect(),
-            policy: Policy::new(rules, false),
+            policy: match raw.policy {
+                None => Rules::Declared(Policy::declared(rules, false)),
+                Some(policy) => Rules::Signed(Signers {
+                    keys: policy.signers.into_iter().map(|key| key.0.0).collect(),
+                    threshold: policy.threshold.get(),
+                }),
+            },
         })
     }
 
@@ -195,8 +237,14 @@ impl Inputs {
     #[must_use]
     pub fn summary(&self, path: &Path) -> String {
         let keyring = self.expected.keyring.as_ref().map_or_else(|| "any".to_owned(), |id| crate::keyring::hex(id));
+        let policy = match &self.policy {
+            Rules::Declared(_) => "no policy: every relay may use every declared role".to_owned(),
+            Rules::Signed(signers) => {
+                format!("policies signed by {} of {} signers", signers.threshold, signers.keys.len())
+            }
+        };
         format!(
-            "{}: good\nenvironment {}\nKMS key {} at {}:{}\nkeyring {keyring}\n{} relay keys, {} admin keys\n",
+            "{}: good\nenvironment {}\nKMS key {} at {}:{}\nkeyring {keyring}\n{} relay keys, {} admin keys\n{policy}\n",
             path.display(),
             self.expected.environment,
             self.kms.key,

@@ -4,6 +4,7 @@
 //! a [`Challenge`]; the [`AttestedImage`] that this gives cannot be had otherwise.
 
 use crate::keyring::hex;
+use crate::policy::Proven;
 use e3_attest::{AttestError, EXPORTER_LENGTH, ExpectedNonce, Pcr, Verifier};
 use e3_link::attested::SESSION_MAX;
 use e3_link::attested::admin::PUBLIC_KEY;
@@ -24,6 +25,12 @@ const IMAGE_LIFE: Duration = SESSION_MAX.saturating_add(Duration::from_secs(60))
 pub struct SpkiHash([u8; 32]);
 
 impl SpkiHash {
+    /// This hash.
+    #[must_use]
+    pub const fn new(hash: [u8; 32]) -> Self {
+        Self(hash)
+    }
+
     /// Its bytes.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 32] {
@@ -99,6 +106,10 @@ pub struct Session {
     image: Option<AttestedImage>,
     /// SHA-256 of the rules that it says it follows.
     rules: Option<[u8; 32]>,
+    /// Whether the link proves nothing.
+    plain: bool,
+    /// Whether its key is on no list: it has to prove what it is.
+    stranger: bool,
     name: Box<str>,
 }
 
@@ -106,7 +117,7 @@ impl Session {
     /// Whoever reached a plain link: nothing is proven.
     #[must_use]
     pub fn plain() -> Self {
-        Self { relay: None, admin: None, image: None, rules: None, name: "link:plain".into() }
+        Self { plain: true, ..Self::named("link:plain".to_owned()) }
     }
 
     /// A relay or an administrator of the measured lists.
@@ -115,13 +126,24 @@ impl Session {
         match *peer.who() {
             Who::Relay(hash) => {
                 let key = SpkiHash(hash);
-                Self { relay: Some(key), admin: None, image: None, rules: None, name: format!("relay:{key}").into() }
+                Self { relay: Some(key), ..Self::named(format!("relay:{key}")) }
             }
             Who::Admin(key) => {
                 let name = format!("admin:ed25519:{}", hex(&key));
-                Self { relay: None, admin: Some(key), image: None, rules: None, name: name.into() }
+                Self { admin: Some(key), ..Self::named(name) }
             }
+            Who::Stranger(hash) => Self { stranger: true, ..Self::named(format!("key:{}", SpkiHash(hash))) },
         }
+    }
+
+    fn named(name: String) -> Self {
+        Self { relay: None, admin: None, image: None, rules: None, plain: false, stranger: false, name: name.into() }
+    }
+
+    /// Whether it may ask nothing yet: its key is on no list, and it has not proven its image, or that proof has lapsed.
+    #[must_use]
+    pub fn is_unknown(&self) -> bool {
+        self.stranger && self.image().is_none()
     }
 
     /// The administrator's key, if it is an administrator's session: then nothing is asked there but signed commands.
@@ -158,6 +180,13 @@ impl Session {
     #[must_use]
     pub fn image(&self) -> Option<&AttestedImage> {
         self.image.as_ref().filter(|image| Instant::now() < image.until)
+    }
+
+    /// What a policy can know whoever asks by.
+    #[must_use]
+    pub fn proven(&self) -> Proven<'_> {
+        let spki = self.relay.as_ref().map(SpkiHash::as_bytes);
+        Proven { spki, pcrs: self.image().map(AttestedImage::pcrs), plain: self.plain }
     }
 
     /// What is proven.

@@ -143,6 +143,12 @@ impl PcrSet {
         !self.0.contains_key(&0)
     }
 
+    /// Whether all of its registers are as in these.
+    #[must_use]
+    pub fn matches(&self, found: &BTreeMap<u8, Pcr>) -> bool {
+        self.differences(found).next().is_none()
+    }
+
     /// The registers that differ from these.
     fn differences<'a>(&'a self, found: &'a BTreeMap<u8, Pcr>) -> impl Iterator<Item = (u8, Pcr)> + 'a {
         self.0.iter().filter(|(index, pcr)| found.get(*index) != Some(*pcr)).map(|(index, pcr)| (*index, *pcr))

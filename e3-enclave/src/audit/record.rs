@@ -1,6 +1,7 @@
 //! What is recorded: one line of JSON for each request that opens or inspects (SPEC.md, "Audit record"). Never a value.
 
 use super::Ticket;
+use crate::keyring::hex;
 use crate::policy::Verb;
 use crate::session::Session;
 use e3_wire::{App, Context, Direction, Refusal, Role};
@@ -17,6 +18,17 @@ pub struct Stated<'a> {
     pub app: App,
     /// The message, as the relay states it.
     pub context: &'a Context<'a>,
+    /// The name that the policy knows whoever asked by.
+    pub principal: Option<&'a str>,
+    /// The policy's version.
+    pub policy: Option<u64>,
+}
+
+impl Stated<'_> {
+    /// What is proven of whoever asked: the holder of an API key showed it.
+    fn proof(&self) -> &'static str {
+        if self.context.credential.0.is_empty() { self.session.proof().as_str() } else { "api-key" }
+    }
 }
 
 /// A record on its way to the sink.
@@ -35,7 +47,10 @@ pub(super) fn now_ms() -> Option<u64> {
 
 /// What was decided about the tokens of one request.
 #[derive(Default)]
-pub(super) struct Decisions(BTreeMap<(Verb, Option<Role>, Option<u8>), Tally>);
+pub(super) struct Decisions(BTreeMap<Outcome, Tally>);
+
+/// What was asked, of which role, why it was denied, and by which line of the policy.
+type Outcome = (Verb, Option<Role>, Option<u8>, u32);
 
 #[derive(Default)]
 struct Tally {
@@ -47,15 +62,15 @@ struct Tally {
 
 impl Decisions {
     /// Counts one decision; role and kid only where the token authenticated.
-    pub(super) fn add(&mut self, verb: Verb, token: Option<(Role, u32)>, refusal: Option<Refusal>) {
-        let tally = self.0.entry((verb, token.map(|t| t.0), refusal.map(|r| r as u8))).or_default();
+    pub(super) fn add(&mut self, verb: Verb, token: Option<(Role, u32)>, refusal: Option<Refusal>, line: u32) {
+        let tally = self.0.entry((verb, token.map(|t| t.0), refusal.map(|r| r as u8), line)).or_default();
         tally.count += 1;
         tally.kids.extend(token.map(|t| t.1));
     }
 
     /// Counts one token that was rewrapped from its key under another.
-    pub(super) fn rewrapped(&mut self, (role, kid): (Role, u32), into: u32) {
-        let tally = self.0.entry((Verb::Rewrap, Some(role), None)).or_default();
+    pub(super) fn rewrapped(&mut self, (role, kid): (Role, u32), into: u32, line: u32) {
+        let tally = self.0.entry((Verb::Rewrap, Some(role), None, line)).or_default();
         tally.count += 1;
         tally.kids.insert(kid);
         tally.into.insert(into);
@@ -72,8 +87,11 @@ impl Decisions {
             time_ms: now_ms()?,
             request: stated.context.request_id,
             app: stated.app.as_str(),
-            principal: stated.session.name(),
-            proof: stated.session.proof().as_str(),
+            principal: stated.principal.unwrap_or_else(|| stated.session.name()),
+            proof: stated.proof(),
+            via: stated.principal.map(|_| stated.session.name()),
+            policy: stated.policy,
+            rules: stated.session.rules().map(|hash| hex(hash)),
             image: stated.session.image().map(|image| Image { module: image.module(), pcrs: image.shown() }),
             message: stated.session.admin().is_none().then_some(Message {
                 direction: match stated.context.direction {
@@ -103,6 +121,13 @@ struct Line<'a> {
     app: &'a str,
     principal: &'a str,
     proof: &'static str,
+    /// The link that it came over, where the policy knows whoever asked by another name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    via: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rules: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     image: Option<Image<'a>>,
     /// An administrator's request belongs to no message.
@@ -134,6 +159,9 @@ struct Decision<'a> {
     decision: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     why: Option<&'static str>,
+    /// The line of the policy that decided.
+    #[serde(skip_serializing_if = "is_zero")]
+    line: u32,
     count: u32,
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     kids: &'a BTreeSet<u32>,
@@ -142,7 +170,7 @@ struct Decision<'a> {
 }
 
 impl<'a> Decision<'a> {
-    fn new((verb, role, refusal): &'a (Verb, Option<Role>, Option<u8>), tally: &'a Tally) -> Self {
+    fn new((verb, role, refusal, line): &'a Outcome, tally: &'a Tally) -> Self {
         Self {
             verb: match verb {
                 Verb::Inspect => "inspect",
@@ -152,11 +180,16 @@ impl<'a> Decision<'a> {
             role: role.as_ref().map(Role::as_str),
             decision: if refusal.is_some() { "denied" } else { "allowed" },
             why: refusal.map(why),
+            line: *line,
             count: tally.count,
             kids: &tally.kids,
             into: &tally.into,
         }
     }
+}
+
+fn is_zero(line: &u32) -> bool {
+    *line == 0
 }
 
 fn why(refusal: u8) -> &'static str {

@@ -58,14 +58,14 @@ impl Withheld {
     }
 
     /// Appends an opened value, to be recorded.
-    pub(crate) fn opened(&mut self, value_type: ValueType, role: Role, kid: u32, value: &[u8]) {
-        self.decisions.add(Verb::Open, Some((role, kid)), None);
+    pub(crate) fn opened(&mut self, value_type: ValueType, (role, kid): (Role, u32), line: u32, value: &[u8]) {
+        self.decisions.add(Verb::Open, Some((role, kid)), None, line);
         self.answer.value(value_type, role, value);
     }
 
     /// Appends what a token is, to be recorded.
-    pub(crate) fn inspected(&mut self, inspection: &Inspection) {
-        self.decisions.add(Verb::Inspect, Some((inspection.role, inspection.kid)), None);
+    pub(crate) fn inspected(&mut self, inspection: &Inspection, line: u32) {
+        self.decisions.add(Verb::Inspect, Some((inspection.role, inspection.kid)), None, line);
         self.answer.inspection(inspection);
     }
 
@@ -73,6 +73,7 @@ impl Withheld {
     pub(crate) fn rewrapped<E>(
         &mut self,
         (role, kid): (Role, u32),
+        line: u32,
         write: impl FnOnce(&mut Vec<u8>) -> Result<Rewrapped, E>,
     ) -> Result<(), E> {
         let mut into = kid;
@@ -89,13 +90,13 @@ impl Withheld {
             Err(None) => self.answer.kept(),
             Err(Some(error)) => return Err(error),
         }
-        self.decisions.rewrapped((role, kid), into);
+        self.decisions.rewrapped((role, kid), into, line);
         Ok(())
     }
 
     /// Appends a refusal to open, inspect or rewrap, to be recorded; role and kid only if the token authenticated.
-    pub(crate) fn denied(&mut self, verb: Verb, token: Option<(Role, u32)>, refusal: Refusal) {
-        self.decisions.add(verb, token, Some(refusal));
+    pub(crate) fn denied(&mut self, verb: Verb, token: Option<(Role, u32)>, refusal: Refusal, line: u32) {
+        self.decisions.add(verb, token, Some(refusal), line);
         self.answer.refused(refusal);
     }
 
@@ -139,9 +140,15 @@ mod tests {
 
     fn held() -> Opened {
         let mut answer = Withheld::new(0);
-        answer.opened(ValueType::String, Role::parse("r").unwrap(), 1, b"secret");
+        answer.opened(ValueType::String, (Role::parse("r").unwrap(), 1), 0, b"secret");
         let session = Session::plain();
-        let stated = Stated { session: &session, app: App::parse("a").unwrap(), context: &Context::default() };
+        let stated = Stated {
+            session: &session,
+            app: App::parse("a").unwrap(),
+            context: &Context::default(),
+            principal: None,
+            policy: None,
+        };
         match answer.finish(&stated, Instant::now()) {
             Finished::Held(record, opened) => {
                 let line = String::from_utf8(record.line).unwrap();

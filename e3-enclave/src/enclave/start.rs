@@ -11,13 +11,14 @@ use super::reception::Reception;
 use crate::audit::Audit;
 use crate::config::Limits;
 use crate::error::Error;
-use crate::inputs::Inputs;
+use crate::inputs::{Inputs, Rules};
 use crate::keyring::unlock::KmsRoot;
 use crate::keyring::{HostRoots, Live, UnlockError};
 use crate::kms::client::{Kms, Way};
 use crate::module::Nsm;
 use crate::parent::protocol::{State as Doing, Status};
 use crate::parent::{BlobStore, Health, Parent, starter};
+use crate::policy::live::{Live as LivePolicy, Source};
 use crate::serve::link::Link;
 use crate::serve::{self, Settings};
 use crate::{harden, log};
@@ -134,14 +135,22 @@ pub fn run(
     callers: Verifier,
     listen: Vec<Endpoint>,
 ) -> Result<(), Error> {
-    let admitted =
-        Admitted { relays: inputs.relays.iter().copied().collect(), admins: inputs.admins.iter().copied().collect() };
-    let tls = Arc::new(EngineTls::new(Arc::clone(&module), admitted, State::default()).map_err(Error::Link)?);
+    let admitted = Admitted {
+        relays: inputs.relays.iter().copied().collect(),
+        admins: inputs.admins.iter().copied().collect(),
+        strangers: false,
+    };
+    let tls = EngineTls::new(Arc::clone(&module), admitted.clone(), State::default()).map_err(Error::Link)?;
+    let tls = Arc::new(tls);
     tls.lock(Locked::Starting).map_err(Error::Link)?;
     let limits = Limits::of_this_machine();
     let blobs = Arc::new(BlobStore::new(parent.store.clone(), STORE_TIMEOUT)?);
     let way = Way { forwarder: parent.kms.clone(), credentials: parent.credentials.clone(), timeout: KMS_TIMEOUT };
     let source = KmsRoot::new(Kms::new(&inputs.kms, &way, module).map_err(UnlockError::Kms)?)?;
+    let policy = Arc::new(match inputs.policy {
+        Rules::Declared(policy) => LivePolicy::fixed(policy),
+        Rules::Signed(signers) => LivePolicy::following(Source::Host(Arc::clone(&blobs)), signers, false),
+    });
     let roots = HostRoots::new(blobs, Arc::new(source), inputs.expected, inputs.kms.key.as_str());
     let audit = Audit::start_at_host(parent.audit.clone(), AUDIT_TIMEOUT)?;
     let (made, making) = sync_channel(1);
@@ -154,13 +163,14 @@ pub fn run(
     let settings = Settings {
         listen,
         socket_mode: SOCKET_MODE,
-        policy: inputs.policy,
+        policy,
         // Keys are made by command alone.
         create_apps: false,
         limits,
         threads: None,
         health: Some(health.clone()),
         roots: Some(roots),
+        admitted,
     };
     serve::run(settings, live, audit, Link::over(tls, callers))
 }

@@ -122,7 +122,7 @@ impl Authentic {
     pub(crate) fn reveal(self, allowed: &Allowed, answer: &mut Withheld) -> bool {
         let may = allowed.opens() && allowed.role() == self.role;
         if may {
-            answer.opened(self.value_type, self.role, self.kid, &self.value);
+            answer.opened(self.value_type, (self.role, self.kid), allowed.line(), &self.value);
         }
         may
     }

@@ -5,7 +5,33 @@ use super::open::Authentic;
 use super::salt::Salt;
 use super::seal::{SealError, Sealer, encrypt};
 use crate::admin::AdminPermit;
-use e3_wire::token;
+use crate::policy::Allowed;
+use e3_wire::{Role, token};
+
+/// That somebody may have tokens rewrapped.
+#[derive(Debug)]
+pub(crate) struct RewrapPermit {
+    /// The one role that it is for; any, where an administrator has it done.
+    role: Option<Role>,
+    line: u32,
+}
+
+impl RewrapPermit {
+    /// An administrator's.
+    pub(crate) const fn of_admin(_: &AdminPermit) -> Self {
+        Self { role: None, line: 0 }
+    }
+
+    /// The policy's; `None` if what it allows is something else.
+    pub(crate) fn of_policy(allowed: Allowed) -> Option<Self> {
+        allowed.rewraps().then(|| Self { role: Some(allowed.role()), line: allowed.line() })
+    }
+
+    /// The line of the policy; 0 where there is none.
+    pub(crate) const fn line(&self) -> u32 {
+        self.line
+    }
+}
 
 /// What became of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,11 +50,14 @@ impl Sealer<'_> {
     /// The app has no active key of the lineage, or there are no random numbers. Nothing was appended.
     pub(crate) fn rewrap(
         &mut self,
-        _: &AdminPermit,
+        permit: &RewrapPermit,
         old: &Authentic,
         out: &mut Vec<u8>,
     ) -> Result<Rewrapped, SealError> {
         let (app, role, value_type, suite) = (old.app(), old.role(), old.value_type(), old.suite());
+        if permit.role.is_some_and(|only| only != role) {
+            return Err(SealError::NotAllowed);
+        }
         let key = self.keyring.active(app, suite.lineage()).ok_or(SealError::NoKey)?;
         if old.kid() >= key.kid() {
             return Ok(Rewrapped::Newest);

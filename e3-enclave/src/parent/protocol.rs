@@ -43,11 +43,13 @@ pub enum Blob {
     Keyring = 1,
     /// The root key as KMS wrapped it (SPEC.md, "Root record").
     Root = 2,
+    /// The signed policy (SPEC.md, "Signed policies").
+    Policy = 3,
 }
 
 impl Blob {
     /// Every blob.
-    pub const ALL: [Self; 2] = [Self::Keyring, Self::Root];
+    pub const ALL: [Self; 3] = [Self::Keyring, Self::Root, Self::Policy];
 
     /// Its name, which is also its file's.
     #[must_use]
@@ -55,6 +57,7 @@ impl Blob {
         match self {
             Self::Keyring => "keyring",
             Self::Root => "root",
+            Self::Policy => "policy",
         }
     }
 
@@ -64,6 +67,7 @@ impl Blob {
         match self {
             Self::Keyring => 64 * 1024 * 1024,
             Self::Root => 8 * 1024,
+            Self::Policy => crate::policy::signed::MAX,
         }
     }
 

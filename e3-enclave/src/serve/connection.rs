@@ -25,6 +25,8 @@ use zeroize::Zeroizing;
 const WAITING: usize = 1024;
 /// Items that are done on the connection's own task.
 const SMALL_ITEMS: usize = 128;
+/// Time for a caller whose key is on no list to prove its image.
+const PROVE: Duration = Duration::from_secs(10);
 /// How long a draining connection stays quiet before it is closed.
 const QUIET: Duration = Duration::from_millis(200);
 /// How long and how much is read from a relay that broke the protocol, so that it can still read why it is cut off.
@@ -62,6 +64,8 @@ struct Connection {
     /// No held answer has an earlier deadline.
     earliest: Option<Instant>,
     working: usize,
+    /// When the connection began.
+    began: Instant,
     /// When what is in the inbox arrived.
     arrived: Instant,
     /// When the frame at the front of the inbox began, if it is not whole yet.
@@ -172,6 +176,7 @@ impl Connection {
             held: HashMap::new(),
             earliest: None,
             working: 0,
+            began: now,
             arrived: now,
             partial: None,
             moved: now,
@@ -247,7 +252,9 @@ impl Connection {
                 Next::Large(header, body, room) => {
                     self.partial = None;
                     match (header.kind, self.session.admin()) {
-                        (FrameKind::Request, None) => self.hand_over(header.id, body, Some(room)),
+                        (FrameKind::Request, None) if !self.session.is_unknown() => {
+                            self.hand_over(header.id, body, Some(room))
+                        }
                         (FrameKind::Admin, Some(_)) => self.command(header.id, body, Some(room)),
                         _ => self.give_up(header.id),
                     }
@@ -259,6 +266,11 @@ impl Connection {
     fn small(&mut self, header: FrameHeader, range: std::ops::Range<usize>) {
         // A session is either a relay's or an administrator's, and neither asks what is the other's to ask.
         let either = matches!(header.kind, FrameKind::Attest | FrameKind::Challenge);
+        let proves = either || matches!(header.kind, FrameKind::Ping | FrameKind::Prove);
+        if self.session.is_unknown() && !proves {
+            tracing::warn!(caller = self.session.name(), "a caller asked before it proved its image");
+            return self.give_up(header.id);
+        }
         if !either && (header.kind == FrameKind::Admin) != self.session.admin().is_some() {
             return self.give_up(header.id);
         }
@@ -436,6 +448,9 @@ impl Connection {
     fn next_wake(&self) -> Instant {
         let now = Instant::now();
         let mut wake = now + LONGEST;
+        if self.session.is_unknown() {
+            wake = wake.min(self.began + PROVE);
+        }
         let limits = self.engine.limits();
         if let Some(began) = self.partial {
             wake = wake.min(began + limits.frame);
@@ -460,6 +475,10 @@ impl Connection {
             }
         }
         self.earliest = self.held.values().map(|h| h.deadline).min();
+        if self.session.is_unknown() && self.began + PROVE <= now {
+            tracing::warn!(caller = self.session.name(), "a caller did not prove its image in time");
+            return false;
+        }
         if self.partial.is_some_and(|began| began + limits.frame <= now) {
             tracing::warn!("a relay began a frame and did not end it in time");
             return false;

@@ -3,12 +3,14 @@
 use crate::admin::AdminPermit;
 use crate::audit::{Audit, Finished, Stated, Withheld};
 use crate::config::Limits;
+use crate::envelope::rewrap::RewrapPermit;
 use crate::envelope::{Authentic, SealError, SealTime, Sealer};
 use crate::error::Error;
 use crate::keyring::{HostRoots, Keyring, Live, RotateError};
-use crate::policy::{Asked, Policy, Verb};
+use crate::policy::live::Live as LivePolicy;
+use crate::policy::{Asker, Asking, Decision, Moment, Subject, Verb};
 use crate::session::Session;
-use e3_wire::{Item, Refusal, Request, RequestRefusal, Role, RootFate, ValueType};
+use e3_wire::{Item, Refusal, Request, RequestRefusal, Role, Roles, RootFate, ValueType};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -27,7 +29,7 @@ const ITEMS_PER_LOOK: usize = 256;
 
 /// Everything that connections share.
 pub(super) struct Engine {
-    policy: Policy,
+    policy: Arc<LivePolicy>,
     live: Live,
     /// Where the keyring's roots are from, if it is KMS.
     roots: Option<Arc<HostRoots>>,
@@ -104,7 +106,7 @@ impl Drop for Place {
 
 impl Engine {
     pub(super) fn new(
-        policy: Policy,
+        policy: Arc<LivePolicy>,
         (live, roots): (Live, Option<Arc<HostRoots>>),
         audit: Audit,
         create_apps: bool,
@@ -127,6 +129,10 @@ impl Engine {
 
     pub(super) fn keyring(&self) -> Arc<Keyring> {
         Arc::clone(&self.live.current())
+    }
+
+    pub(super) fn policy(&self) -> &Arc<LivePolicy> {
+        &self.policy
     }
 
     pub(super) fn limits(&self) -> &Limits {
@@ -205,10 +211,24 @@ impl Engine {
         if Instant::now() >= deadline {
             return Outcome::Refused(RequestRefusal::Deadline);
         }
-        if !self.policy.knows(request.app) {
-            return Outcome::Refused(RequestRefusal::UnknownApp);
-        }
-        let mut keyring = self.live.current();
+        let Some(now) = Moment::now() else { return Outcome::Refused(RequestRefusal::NotReady) };
+        let (policy, mut keyring) = (self.policy.current(), self.live.current());
+        let asker = match permit {
+            // What an administrator may have done, his key says.
+            Some(_) => None,
+            None => {
+                let asking = Asking {
+                    proven: session.proven(),
+                    app: request.app,
+                    context: &request.context,
+                    epoch: keyring.epoch(),
+                };
+                match policy.asker(&asking, now) {
+                    Ok(asker) => Some(asker),
+                    Err(refusal) => return Outcome::Refused(refusal),
+                }
+            }
+        };
         if !keyring.has_app(request.app) {
             if !self.create_apps {
                 return Outcome::Refused(RequestRefusal::UnknownApp);
@@ -224,7 +244,8 @@ impl Engine {
             keyring = self.live.current();
         }
         let Some(time) = SealTime::now() else { return Outcome::Refused(RequestRefusal::NotReady) };
-        let work = Work { engine: self, keyring: &keyring, request, session, permit };
+        let version = policy.state().map(|state| state.version);
+        let work = Work { engine: self, keyring: &keyring, request, session, permit, asker, version };
         work.run(time, deadline)
     }
 }
@@ -236,6 +257,10 @@ struct Work<'a> {
     request: &'a Request<'a>,
     session: &'a Session,
     permit: Option<&'a AdminPermit>,
+    /// Whom the policy takes it for; nobody it knows, where an administrator asks.
+    asker: Option<Asker<'a>>,
+    /// The policy's version.
+    version: Option<u64>,
 }
 
 /// The request cannot be served at all.
@@ -254,7 +279,14 @@ impl Work<'_> {
             }
         }
         count(&self.engine.counters.requests);
-        let stated = Stated { session: self.session, app: self.request.app, context: &self.request.context };
+        let names = self.asker.as_ref().map(|asker| asker.names().collect::<Vec<_>>().join("+"));
+        let stated = Stated {
+            session: self.session,
+            app: self.request.app,
+            context: &self.request.context,
+            principal: names.as_deref().filter(|names| !names.is_empty()),
+            policy: self.version,
+        };
         Outcome::Answer(answer.finish(&stated, deadline))
     }
 
@@ -287,37 +319,11 @@ impl Work<'_> {
                 self.seal(verb, role, value_type, value, sealer, answer)
             }
             Item::Open { roles, token } => {
-                match Authentic::read(self.keyring, self.request.app, token) {
-                    Err(_) => self.deny(Verb::Open, None, Refusal::NotAuthentic, answer),
-                    Ok(genuine) => {
-                        let of = Some((genuine.role(), genuine.kid()));
-                        let decided = if roles.contains(genuine.role()) {
-                            self.decide(Verb::Open, genuine.role())
-                        } else {
-                            Err(Refusal::RoleNotAllowed)
-                        };
-                        match decided {
-                            Ok(allowed) if genuine.reveal(&allowed, answer) => count(&self.engine.counters.opened),
-                            Ok(_) => self.deny(Verb::Open, of, Refusal::RoleNotAllowed, answer),
-                            Err(refusal) => self.deny(Verb::Open, of, refusal, answer),
-                        }
-                    }
-                }
+                self.open(roles, token, answer);
                 Ok(())
             }
             Item::Inspect { token } => {
-                match Authentic::read(self.keyring, self.request.app, token) {
-                    Err(_) => self.deny(Verb::Inspect, None, Refusal::NotAuthentic, answer),
-                    Ok(genuine) => match self.decide(Verb::Inspect, genuine.role()) {
-                        Ok(_) => {
-                            count(&self.engine.counters.inspected);
-                            answer.inspected(&genuine.inspection());
-                        }
-                        Err(refusal) => {
-                            self.deny(Verb::Inspect, Some((genuine.role(), genuine.kid())), refusal, answer);
-                        }
-                    },
-                }
+                self.inspect(token, answer);
                 Ok(())
             }
             Item::Rewrap { token } => self.rewrap(token, sealer, answer),
@@ -328,18 +334,62 @@ impl Work<'_> {
         }
     }
 
-    fn rewrap(&self, token: &[u8], sealer: &mut Sealer<'_>, answer: &mut Withheld) -> Result<(), NotReady> {
-        // Whoever has no permit does not even learn whether the token is genuine.
-        let Some(permit) = self.permit else {
-            self.deny(Verb::Rewrap, None, Refusal::NotPermitted, answer);
-            return Ok(());
-        };
+    fn open(&self, roles: Roles<'_>, token: &[u8], answer: &mut Withheld) {
         let Ok(genuine) = Authentic::read(self.keyring, self.request.app, token) else {
-            self.deny(Verb::Rewrap, None, Refusal::NotAuthentic, answer);
-            return Ok(());
+            return self.deny(Verb::Open, None, self.not_authentic(Verb::Open), 0, answer);
+        };
+        let of = Some((genuine.role(), genuine.kid()));
+        if !roles.contains(genuine.role()) {
+            return self.deny(Verb::Open, of, Refusal::RoleNotAllowed, 0, answer);
+        }
+        let decision = self.decide(Verb::Open, genuine.role(), subject(&genuine));
+        match decision.result {
+            Ok(allowed) if genuine.reveal(&allowed, answer) => count(&self.engine.counters.opened),
+            Ok(_) => self.deny(Verb::Open, of, Refusal::RoleNotAllowed, decision.line, answer),
+            Err(refusal) => self.deny(Verb::Open, of, refusal, decision.line, answer),
+        }
+    }
+
+    fn inspect(&self, token: &[u8], answer: &mut Withheld) {
+        let Ok(genuine) = Authentic::read(self.keyring, self.request.app, token) else {
+            return self.deny(Verb::Inspect, None, self.not_authentic(Verb::Inspect), 0, answer);
+        };
+        let decision = self.decide(Verb::Inspect, genuine.role(), subject(&genuine));
+        match decision.result {
+            Ok(allowed) => {
+                count(&self.engine.counters.inspected);
+                answer.inspected(&genuine.inspection(), allowed.line());
+            }
+            Err(refusal) => {
+                let of = Some((genuine.role(), genuine.kid()));
+                self.deny(Verb::Inspect, of, refusal, decision.line, answer);
+            }
+        }
+    }
+
+    fn rewrap(&self, token: &[u8], sealer: &mut Sealer<'_>, answer: &mut Withheld) -> Result<(), NotReady> {
+        let genuine = Authentic::read(self.keyring, self.request.app, token);
+        let (permit, genuine) = match (self.permit, genuine) {
+            (_, Err(_)) => {
+                self.deny(Verb::Rewrap, None, self.not_authentic(Verb::Rewrap), 0, answer);
+                return Ok(());
+            }
+            (Some(permit), Ok(genuine)) => (RewrapPermit::of_admin(permit), genuine),
+            (None, Ok(genuine)) => {
+                let decision = self.decide(Verb::Rewrap, genuine.role(), subject(&genuine));
+                let permit = decision.result.and_then(|a| RewrapPermit::of_policy(a).ok_or(Refusal::NotPermitted));
+                match permit {
+                    Ok(permit) => (permit, genuine),
+                    Err(refusal) => {
+                        let of = Some((genuine.role(), genuine.kid()));
+                        self.deny(Verb::Rewrap, of, refusal, decision.line, answer);
+                        return Ok(());
+                    }
+                }
+            }
         };
         let of = (genuine.role(), genuine.kid());
-        match answer.rewrapped(of, |out| sealer.rewrap(permit, &genuine, out)) {
+        match answer.rewrapped(of, permit.line(), |out| sealer.rewrap(&permit, &genuine, out)) {
             Ok(()) => {
                 count(&self.engine.counters.rewrapped);
                 Ok(())
@@ -351,15 +401,26 @@ impl Work<'_> {
         }
     }
 
-    fn decide(&self, verb: Verb, role: Role) -> Result<crate::policy::Allowed, Refusal> {
-        let context = &self.request.context;
-        self.engine.policy.decide(&Asked { session: self.session, app: self.request.app, verb, role, context })
+    /// What is said of a token that is none. Whoever may never do this with any token does not even learn that.
+    fn not_authentic(&self, verb: Verb) -> Refusal {
+        match (self.permit, &self.asker) {
+            (None, Some(asker)) if !asker.may_ever(verb) => Refusal::NotPermitted,
+            _ => Refusal::NotAuthentic,
+        }
+    }
+
+    /// What the policy says; without somebody whom it could know, it is asked nothing and allows nothing.
+    fn decide(&self, verb: Verb, role: Role, subject: Subject) -> Decision {
+        match &self.asker {
+            Some(asker) => asker.decide(verb, role, subject),
+            None => Decision { result: Err(Refusal::NotPermitted), line: 0, honey: false },
+        }
     }
 
     /// Whether the value is a genuine token of this app and role that may be kept.
     fn is_genuine(&self, role: Role, value: &[u8]) -> bool {
         value.starts_with(e3_wire::token::PREFIX)
-            && self.decide(Verb::Keep, role).is_ok()
+            && self.decide(Verb::Keep, role, Subject::Role).result.is_ok()
             && Authentic::read(self.keyring, self.request.app, value).is_ok_and(|t| t.role() == role)
     }
 
@@ -372,7 +433,7 @@ impl Work<'_> {
         sealer: &mut Sealer<'_>,
         answer: &mut Withheld,
     ) -> Result<(), NotReady> {
-        let refusal = match self.decide(verb, role) {
+        let refusal = match self.decide(verb, role, Subject::Value(value_type)).result {
             Err(refusal) => refusal,
             Ok(allowed) => match answer.token(|out| sealer.seal(&allowed, value_type, value, out)) {
                 Ok(()) => {
@@ -392,10 +453,15 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn deny(&self, verb: Verb, token: Option<(Role, u32)>, refusal: Refusal, answer: &mut Withheld) {
+    fn deny(&self, verb: Verb, token: Option<(Role, u32)>, refusal: Refusal, line: u32, answer: &mut Withheld) {
         count(&self.engine.counters.refused);
-        answer.denied(verb, token, refusal);
+        answer.denied(verb, token, refusal, line);
     }
+}
+
+fn subject(token: &Authentic) -> Subject {
+    let what = token.inspection();
+    Subject::Token { value_type: what.value_type, suite: what.suite, time: what.time }
 }
 
 fn count(counter: &AtomicU64) {

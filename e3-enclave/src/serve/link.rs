@@ -96,6 +96,13 @@ impl Link {
         }
     }
 
+    /// From now on these may come in.
+    pub(super) fn admit(&self, admitted: Admitted) {
+        if let Self::Attested(link) = self {
+            link.tls.admit(admitted);
+        }
+    }
+
     /// Renews the certificate before relays refuse it as too old, and when the keyring has changed.
     pub(super) async fn keep_fresh(self, engine: Arc<Engine>) {
         let Self::Attested(link) = self else { return std::future::pending().await };
@@ -118,7 +125,7 @@ impl Link {
 
 /// What the engine states about itself in its documents.
 pub(super) fn state(engine: &Engine) -> State {
-    stated(&engine.keyring())
+    State { policy: engine.policy().current().state(), ..stated(&engine.keyring()) }
 }
 
 /// What an engine with this keyring states about itself.

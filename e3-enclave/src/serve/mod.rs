@@ -14,10 +14,12 @@ mod signals;
 use crate::audit::Audit;
 use crate::config::Limits;
 use crate::error::Error;
+use crate::keyring::hex;
 use crate::keyring::{HostRoots, Live};
 use crate::parent::Health;
 use crate::parent::protocol::{State as Doing, Status};
-use crate::policy::Policy;
+use crate::policy::live::Live as LivePolicy;
+use e3_link::attested::engine::Admitted;
 use e3_link::{Endpoint, Listener};
 use engine::Engine;
 use link::Link;
@@ -31,6 +33,9 @@ use tokio::task::JoinSet;
 /// How often the keyring file is looked at.
 const KEYRING_LOOK: Duration = Duration::from_millis(500);
 
+/// How often the policy is looked at: what it takes back is taken back within a second.
+const POLICY_LOOK: Duration = Duration::from_millis(500);
+
 /// How often the host hears how the engine is.
 const STATUS: Duration = Duration::from_secs(1);
 
@@ -41,7 +46,7 @@ pub struct Settings {
     /// Permission bits of Unix sockets.
     pub socket_mode: u32,
     /// Who may do what.
-    pub policy: Policy,
+    pub policy: Arc<LivePolicy>,
     /// Whether an app gets its keys at its first use.
     pub create_apps: bool,
     /// Bounds.
@@ -52,6 +57,8 @@ pub struct Settings {
     pub health: Option<Health>,
     /// Where the keyring's roots are from, if it is KMS.
     pub roots: Option<Arc<HostRoots>>,
+    /// Who may come in whatever the policy says: relays and administrators of the measured lists.
+    pub admitted: Admitted,
 }
 
 /// Serves relays until SIGTERM or SIGINT, then finishes what is in flight.
@@ -104,13 +111,18 @@ async fn serve(settings: Settings, live: Live, audit: Audit, link: Link) -> Resu
     let names: Vec<String> = settings.listen.iter().map(ToString::to_string).collect();
     tracing::info!(endpoints = names.join(" "), keyring_epoch = epoch, "ready");
     signals::notify("READY=1");
+    let policy = Follower { engine: Arc::clone(&engine), link: link.clone(), admitted: settings.admitted };
+    policy.look(false).await;
+    let following = tokio::spawn(policy.clone().follow());
     let watching = tokio::spawn(follow_keyring(Arc::clone(&engine)));
     let proving = tokio::spawn(link.clone().keep_fresh(Arc::clone(&engine)));
     let telling = settings.health.clone().map(|health| tokio::spawn(tell(health, Arc::clone(&engine))));
     while signals.next().await == signals::Signal::Reload {
         reload(&engine, true).await;
+        policy.look(true).await;
     }
     watching.abort();
+    following.abort();
     proving.abort();
     if let (Some(health), Some(telling)) = (&settings.health, &telling) {
         telling.abort();
@@ -168,6 +180,47 @@ async fn accept(
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
+    }
+}
+
+/// Puts newer policies in force.
+#[derive(Clone)]
+struct Follower {
+    engine: Arc<Engine>,
+    link: Link,
+    admitted: Admitted,
+}
+
+impl Follower {
+    async fn follow(self) {
+        let mut ticks = tokio::time::interval(POLICY_LOOK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.look(false).await;
+        }
+    }
+
+    async fn look(&self, force: bool) {
+        let engine = Arc::clone(&self.engine);
+        match tokio::task::spawn_blocking(move || engine.policy().reload(force)).await {
+            Ok(Ok(None)) => {}
+            Ok(Ok(Some(loaded))) => {
+                tracing::info!(version = loaded.version, hash = hex(&loaded.hash), "the policy is in force");
+                self.admit();
+            }
+            Ok(Err(fault)) => tracing::error!(%fault, "the policy is not put in force; the one that is stays"),
+            Err(error) => tracing::error!(%error, "the policy was not looked at"),
+        }
+    }
+
+    /// Lets in whom the policy knows, beside those of the measured lists.
+    fn admit(&self) {
+        let policy = self.engine.policy().current();
+        let mut admitted = self.admitted.clone();
+        admitted.relays.extend(policy.relays());
+        admitted.strangers = policy.knows_images();
+        self.link.admit(admitted);
     }
 }
 

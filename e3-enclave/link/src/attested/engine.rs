@@ -53,11 +53,13 @@ pub struct Admitted {
     pub relays: HashSet<[u8; 32]>,
     /// Ed25519 public keys of administrators.
     pub admins: HashSet<[u8; PUBLIC_KEY]>,
+    /// Whether keys that stand in neither list get a session, to prove in it what they are: a policy may know callers by their images alone.
+    pub strangers: bool,
 }
 
 impl From<HashSet<[u8; 32]>> for Admitted {
     fn from(relays: HashSet<[u8; 32]>) -> Self {
-        Self { relays, admins: HashSet::new() }
+        Self { relays, ..Self::default() }
     }
 }
 
@@ -67,7 +69,11 @@ impl Admitted {
         if let Some(key) = ed25519_of(spki).filter(|key| self.admins.contains(key)) {
             return Some(Peer(Who::Admin(key)));
         }
-        Some(key_hash(spki)).filter(|hash| self.relays.contains(hash)).map(|hash| Peer(Who::Relay(hash)))
+        let hash = key_hash(spki);
+        if self.relays.contains(&hash) {
+            return Some(Peer(Who::Relay(hash)));
+        }
+        self.strangers.then_some(Peer(Who::Stranger(hash)))
     }
 }
 
@@ -78,6 +84,8 @@ pub enum Who {
     Relay([u8; 32]),
     /// An administrator's, known by its Ed25519 public key.
     Admin([u8; PUBLIC_KEY]),
+    /// Nobody's that is known, with SHA-256 of its SubjectPublicKeyInfo: it has to prove what it is before it asks anything.
+    Stranger([u8; 32]),
 }
 
 /// The other end of a session, known by its key. Only [`EngineTls::accept`] makes it.
@@ -98,7 +106,7 @@ pub struct EngineTls {
     signer: Arc<dyn SigningKey>,
     attester: Arc<dyn Attester>,
     current: Arc<Current>,
-    admitted: Arc<Admitted>,
+    admitted: Arc<Door>,
     acceptor: TlsAcceptor,
 }
 
@@ -118,7 +126,7 @@ impl EngineTls {
         admitted: impl Into<Admitted>,
         state: State,
     ) -> Result<Self, EngineTlsError> {
-        let admitted = Arc::new(admitted.into());
+        let admitted = Arc::new(Door(RwLock::new(Arc::new(admitted.into()))));
         let key = LinkKey::generate()?;
         let provider = provider();
         let signer = provider.key_provider.load_private_key(key.private()).map_err(|_| EngineTlsError::Setup)?;
@@ -145,6 +153,11 @@ impl EngineTls {
         let certified = certified(&self.key, &self.signer, &*self.attester, state)?;
         *self.current.0.write().unwrap_or_else(PoisonError::into_inner) = certified;
         Ok(())
+    }
+
+    /// From now on these may come in; sessions that are open go on.
+    pub fn admit(&self, admitted: Admitted) {
+        *self.admitted.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(admitted);
     }
 
     /// From now on the certificate says that there is no keyring in force, and why; a relay refuses it with that cause.
@@ -179,7 +192,7 @@ impl EngineTls {
     pub async fn accept(&self, stream: Stream) -> Option<(Stream, Peer)> {
         let session = tokio::time::timeout(HANDSHAKE, self.acceptor.accept(stream.ahead())).await.ok()?.ok()?;
         let certificate = session.get_ref().1.peer_certificates()?.first()?;
-        let peer = self.admitted.peer(spki_of(certificate).ok()?)?;
+        let peer = self.admitted.now().peer(spki_of(certificate).ok()?)?;
         Some((Stream::tls(session.into()), peer))
     }
 }
@@ -201,6 +214,16 @@ fn certified(
     Ok(Arc::new(CertifiedKey::new(vec![certificate], Arc::clone(signer))))
 }
 
+/// Who may come in now.
+#[derive(Debug)]
+struct Door(RwLock<Arc<Admitted>>);
+
+impl Door {
+    fn now(&self) -> Arc<Admitted> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// The certificate in force.
 struct Current(RwLock<Arc<CertifiedKey>>);
 
@@ -219,7 +242,7 @@ impl ResolvesServerCert for Current {
 /// Relays and administrators by their keys; who certifies them does not matter.
 #[derive(Debug)]
 struct Pinned {
-    admitted: Arc<Admitted>,
+    admitted: Arc<Door>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -235,7 +258,7 @@ impl ClientCertVerifier for Pinned {
         _: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let spki = spki_of(end_entity).map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
-        if self.admitted.peer(spki).is_some() {
+        if self.admitted.now().peer(spki).is_some() {
             Ok(ClientCertVerified::assertion())
         } else {
             Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))

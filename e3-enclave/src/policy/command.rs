@@ -1,0 +1,1 @@
+//! `e3 policy …`: for those who write and sign policies.
