@@ -5,8 +5,9 @@
 use e3_attest::make::{Authority, Content};
 use e3_attest::{ExpectedNonce, KeyringState, Pcr, PcrSet, PcrSets, Request, State, Verifier};
 use e3_enclave::audit::Audit;
-use e3_enclave::config::Config;
+use e3_enclave::config::{Config, Rules};
 use e3_enclave::keyring::{Live, RootKey, Store};
+use e3_enclave::policy::live::Live as LivePolicy;
 use e3_enclave::serve::link::{Development, Link, stated};
 use e3_enclave::serve::{self, Settings};
 use e3_link::attested::Attester;
@@ -147,12 +148,16 @@ fn engine(folder: &Path, module: Option<(&Arc<Module>, [u8; 32])>) -> Endpoint {
     let settings = Settings {
         listen: config.listen,
         socket_mode: 0o600,
-        policy: config.policy,
+        policy: Arc::new(match config.policy {
+            Rules::Declared(policy) => LivePolicy::fixed(policy),
+            Rules::Policy { .. } => panic!("roles are declared here"),
+        }),
         create_apps: false,
         limits: config.limits,
         threads: std::num::NonZeroUsize::new(1),
         health: None,
         roots: None,
+        admitted: e3_link::attested::engine::Admitted::default(),
     };
     std::thread::spawn(move || {
         pin(1);

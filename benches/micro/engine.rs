@@ -5,7 +5,7 @@ use criterion::{Criterion, Throughput};
 use e3_benches::process::{Running, wait_for_socket};
 use e3_enclave::envelope::{Authentic, SealTime, Sealer};
 use e3_enclave::keyring::{Keyring, RootKey, Store};
-use e3_enclave::policy::{Allowed, AppRules, Asked, Policy, RoleRules, Verb};
+use e3_enclave::policy::{Allowed, AppRules, Asking, Moment, Policy, RoleRules, Subject, Verb};
 use e3_enclave::session::Session;
 use e3_wire::{
     Answer, App, Context, Direction, FRAME_HEADER, FrameHeader, FrameKind, ItemAnswer, MAX_FRAME, RequestWriter, Role,
@@ -41,16 +41,18 @@ fn keyring(folder: &Path) -> Keyring {
 
 fn allowed(policy: &Policy, verb: Verb, name: &str) -> Allowed {
     let context = Context::default();
-    let asked = Asked { session: &Session::plain(), app: app(), verb, role: role(name), context: &context };
-    policy.decide(&asked).expect("allowed")
+    let session = Session::plain();
+    let asking = Asking { proven: session.proven(), app: app(), context: &context, epoch: 1 };
+    let asker = policy.asker(&asking, Moment::now().expect("a clock")).expect("an asker");
+    asker.decide(verb, role(name), Subject::Role).result.expect("allowed")
 }
 
 fn one_value(c: &mut Criterion) {
     let folder = tempfile::tempdir().expect("a folder");
     let keyring = keyring(folder.path());
-    let roles =
-        [("card-number", false), ("email", true)].map(|(r, deterministic)| (role(r), RoleRules { deterministic }));
-    let policy = Policy::new([(app(), AppRules::new(roles.into(), u32::MAX))].into(), false);
+    let roles = [("card-number", false), ("email", true)]
+        .map(|(r, deterministic)| (role(r), RoleRules { deterministic, ..RoleRules::default() }));
+    let policy = Policy::declared([(app(), AppRules::new(roles.into(), u32::MAX))].into(), false);
     let mut sealer = Sealer::new(&keyring, SealTime::now().expect("a clock"));
     let mut out = Vec::with_capacity(1024);
     let mut group = c.benchmark_group("engine");

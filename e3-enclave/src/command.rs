@@ -75,7 +75,7 @@ fn enclave(args: crate::args::EnclaveArgs) -> Result<(), Error> {
     let health = Health::start(parent.health.clone())?;
     log::start_at_host(health.clone());
     let inputs = Inputs::load(&args.inputs)?;
-    crate::enclave::start::run(inputs, &parent, &health, std::sync::Arc::new(module), callers, vec![args.listen])
+    crate::enclave::start::run(inputs, &parent, &health, Arc::new(module), callers, vec![args.listen])
 }
 
 /// The policy of this configuration, in force; a file that is refused keeps the engine from starting.

@@ -131,8 +131,9 @@ mod tests {
     fn rewrap(keyring: &Keyring, app: App, token: &[u8]) -> (Rewrapped, Vec<u8>) {
         let old = Authentic::read(keyring, app, token).unwrap();
         let mut out = Vec::new();
-        let done =
-            Sealer::new(keyring, SealTime::now().unwrap()).rewrap(&AdminPermit::known(), &old, &mut out).unwrap();
+        let done = Sealer::new(keyring, SealTime::now().unwrap())
+            .rewrap(&RewrapPermit::of_admin(&AdminPermit::known()), &old, &mut out)
+            .unwrap();
         (done, out)
     }
 

@@ -439,7 +439,7 @@ mod tests {
         };
         assert!(put(Blob::Root, 1) && put(Blob::Root, Blob::Root.max()));
         assert!(!put(Blob::Root, 0) && !put(Blob::Root, Blob::Root.max() + 1));
-        assert_eq!(Ask::decode(&[1, 3]), Err(BadMessage), "there are two blobs");
+        assert_eq!(Ask::decode(&[1, 4]), Err(BadMessage), "there are three blobs");
         for lines in [&b""[..], b"{}"] {
             assert!(Ask::decode(body(&Ask::Records { batch: 1, lines }.encode())).is_err());
         }

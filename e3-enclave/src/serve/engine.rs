@@ -336,7 +336,9 @@ impl Work<'_> {
 
     fn open(&self, roles: Roles<'_>, token: &[u8], answer: &mut Withheld) {
         let Ok(genuine) = Authentic::read(self.keyring, self.request.app, token) else {
-            return self.deny(Verb::Open, None, self.not_authentic(Verb::Open), 0, answer);
+            // Read all the same, for a trap must go off whoever touches it.
+            let refusal = if self.may_never(Verb::Open) { Refusal::NotPermitted } else { Refusal::NotAuthentic };
+            return self.deny(Verb::Open, None, refusal, 0, answer);
         };
         let of = Some((genuine.role(), genuine.kid()));
         if !roles.contains(genuine.role()) {
@@ -351,8 +353,11 @@ impl Work<'_> {
     }
 
     fn inspect(&self, token: &[u8], answer: &mut Withheld) {
+        if self.may_never(Verb::Inspect) {
+            return self.deny(Verb::Inspect, None, Refusal::NotPermitted, 0, answer);
+        }
         let Ok(genuine) = Authentic::read(self.keyring, self.request.app, token) else {
-            return self.deny(Verb::Inspect, None, self.not_authentic(Verb::Inspect), 0, answer);
+            return self.deny(Verb::Inspect, None, Refusal::NotAuthentic, 0, answer);
         };
         let decision = self.decide(Verb::Inspect, genuine.role(), subject(&genuine));
         match decision.result {
@@ -368,10 +373,15 @@ impl Work<'_> {
     }
 
     fn rewrap(&self, token: &[u8], sealer: &mut Sealer<'_>, answer: &mut Withheld) -> Result<(), NotReady> {
+        // Whoever may do this with no token does not even learn whether this is one.
+        if self.permit.is_none() && self.may_never(Verb::Rewrap) {
+            self.deny(Verb::Rewrap, None, Refusal::NotPermitted, 0, answer);
+            return Ok(());
+        }
         let genuine = Authentic::read(self.keyring, self.request.app, token);
         let (permit, genuine) = match (self.permit, genuine) {
             (_, Err(_)) => {
-                self.deny(Verb::Rewrap, None, self.not_authentic(Verb::Rewrap), 0, answer);
+                self.deny(Verb::Rewrap, None, Refusal::NotAuthentic, 0, answer);
                 return Ok(());
             }
             (Some(permit), Ok(genuine)) => (RewrapPermit::of_admin(permit), genuine),
@@ -401,12 +411,9 @@ impl Work<'_> {
         }
     }
 
-    /// What is said of a token that is none. Whoever may never do this with any token does not even learn that.
-    fn not_authentic(&self, verb: Verb) -> Refusal {
-        match (self.permit, &self.asker) {
-            (None, Some(asker)) if !asker.may_ever(verb) => Refusal::NotPermitted,
-            _ => Refusal::NotAuthentic,
-        }
+    /// Whether whoever asks may do this with no token at all.
+    fn may_never(&self, verb: Verb) -> bool {
+        self.asker.as_ref().is_none_or(|asker| !asker.may_ever(verb))
     }
 
     /// What the policy says; without somebody whom it could know, it is asked nothing and allows nothing.

@@ -3,7 +3,7 @@
 use base64ct::{Base64UrlUnpadded, Encoding};
 use e3_enclave::envelope::{Authentic, NotAuthentic, SealTime, Sealer};
 use e3_enclave::keyring::{Keyring, RootKey, Store};
-use e3_enclave::policy::{Allowed, AppRules, Asked, Policy, RoleRules, Verb};
+use e3_enclave::policy::{Allowed, AppRules, Asking, Moment, Policy, RoleRules, Subject, Verb};
 use e3_enclave::session::Session;
 use e3_wire::{App, Context, Role, TokenText, ValueType, token};
 use proptest::prelude::*;
@@ -32,11 +32,11 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
         .unwrap();
     let roles = || {
         [("card", false), ("cvc", false), ("email", true)]
-            .map(|(r, deterministic)| (role(r), RoleRules { deterministic }))
+            .map(|(r, deterministic)| (role(r), RoleRules { deterministic, ..RoleRules::default() }))
             .into()
     };
     let apps = ["shop", "bank"].map(|a| (app(a), AppRules::new(roles(), u32::MAX)));
-    World { keyring, policy: Policy::new(apps.into(), false) }
+    World { keyring, policy: Policy::declared(apps.into(), false) }
 });
 
 fn app(name: &str) -> App {
@@ -49,7 +49,9 @@ fn role(name: &str) -> Role {
 
 fn allowed(app: App, role: Role, verb: Verb) -> Allowed {
     let context = Context::default();
-    WORLD.policy.decide(&Asked { session: &Session::plain(), app, verb, role, context: &context }).unwrap()
+    let session = Session::plain();
+    let asking = Asking { proven: session.proven(), app, context: &context, epoch: 1 };
+    WORLD.policy.asker(&asking, Moment::now().unwrap()).unwrap().decide(verb, role, Subject::Role).result.unwrap()
 }
 
 fn seal(app_name: &str, role_name: &str, ty: ValueType, value: &[u8]) -> Vec<u8> {
