@@ -26,6 +26,16 @@ fn rules(endpoint: &str, listen: SocketAddr, more: &str) -> String {
     )
 }
 
+/// A policy under which the key may do everything that the tests do.
+fn policy() -> String {
+    let hash = e3_enclave::policy::api_key_hash(KEY).iter().map(|b| format!("{b:02x}")).collect::<String>();
+    format!(
+        "version: 1\napp: shop\nroles: {{any: {{}}, c: {{}}, d: {{}}, bad: {{}}, card: {{}}, card-number: {{}}, good: {{}}, rest: {{}}, other: {{}}, email: {{deterministic: true}}, phone: {{deterministic: true}}}}\n\
+         principals: {{caller: {{api_key: 'sha256:{hash}'}}}}\n\
+         grants: [{{who: caller, may: [seal, seal-deterministic, keep, open, inspect, rewrap, public-key], roles: '*'}}]\n"
+    )
+}
+
 struct Api {
     relay: Relay,
     address: SocketAddr,
@@ -84,7 +94,7 @@ fn tokens(body: &str) -> Vec<String> {
 #[test]
 fn every_leaf_of_a_body_comes_back_through_the_api_byte_for_byte() {
     let folder = folder();
-    let engine = Engine::start(folder.path());
+    let engine = Engine::start_under(folder.path(), &policy());
     let api = Api::start(folder.path(), &engine.endpoint(), "");
     let sealed = api.done("/v1/seal?role=any", BODY);
     let found = tokens(&sealed);
@@ -111,7 +121,7 @@ fn every_leaf_of_a_body_comes_back_through_the_api_byte_for_byte() {
 #[test]
 fn selectors_choose_values_and_their_roles() {
     let folder = folder();
-    let engine = Engine::start(folder.path());
+    let engine = Engine::start_under(folder.path(), &policy());
     let api = Api::start(folder.path(), &engine.endpoint(), "");
     let body = r#"{"card":{"number":"4111","cvc":123},"email":"a@b.example","note":"plain"}"#;
     let target =
@@ -142,7 +152,7 @@ fn selectors_choose_values_and_their_roles() {
 #[test]
 fn one_refused_token_refuses_the_call_and_is_named_by_its_path_alone() {
     let folder = folder();
-    let engine = Engine::start(folder.path());
+    let engine = Engine::start_under(folder.path(), &policy());
     let api = Api::start(folder.path(), &engine.endpoint(), "");
     let sealed = api.done("/v1/seal?select=%24.a:good&select=%24.b:bad", r#"{"a":"one","b":["two"],"c":"three"}"#);
     let role = api.refused("/v1/open?roles=good", &sealed);
@@ -166,7 +176,7 @@ fn one_refused_token_refuses_the_call_and_is_named_by_its_path_alone() {
 #[test]
 fn inspect_tells_of_tokens_without_their_values_and_rewrap_keeps_them() {
     let folder = folder();
-    let engine = Engine::start(folder.path());
+    let engine = Engine::start_under(folder.path(), &policy());
     let api = Api::start(folder.path(), &engine.endpoint(), "");
     let sealed =
         api.done("/v1/seal?select=%24.a:card&select=%24.e:email:deterministic", r#"{"a":41.10,"e":"x","c":"4111"}"#);
@@ -376,7 +386,7 @@ fn the_api_is_served_over_tls_and_http2_and_says_what_it_is() {
 #[test]
 fn neither_keys_nor_values_are_in_what_the_api_leaves_behind() {
     let folder = folder();
-    let mut engine = Engine::start(folder.path());
+    let mut engine = Engine::start_under(folder.path(), &policy());
     let api = Api::start_filtered(folder.path(), &engine.endpoint(), "", Some("trace"));
     let secret = "4929-4555-6622-1187";
     let sealed = api.done("/v1/seal?role=card", &format!(r#"{{"card":"{secret}"}}"#));

@@ -10,7 +10,7 @@ use e3_enclave::envelope::{Authentic, SealTime, Sealer};
 use e3_enclave::keyring::{Keyring, RootKey, Store};
 use e3_enclave::kms::RecipientKey;
 use e3_enclave::kms::ber::Element;
-use e3_enclave::policy::{AppRules, Asked, Policy, RoleRules, Verb};
+use e3_enclave::policy::{AppRules, Asking, Moment, Policy, RoleRules, Subject, Verb};
 use e3_enclave::session::Session;
 use e3_wire::{
     AdminAnswer, Answer, AnswerWriter, App, Command, Context, FRAME_HEADER, FrameHeader, Item, ItemAnswer, MAX_FRAME,
@@ -309,10 +309,13 @@ pub fn token_open(bytes: &[u8]) {
     let Known { keyring, app, role, genuine } = KNOWN.get_or_init(|| {
         let (app, role) = (App::parse("shop").expect("an app"), Role::parse("card").expect("a role"));
         let keyring = keyring(app);
-        let rules = AppRules::new([(role, RoleRules { deterministic: false })].into(), 0);
+        let rules = AppRules::new([(role, RoleRules::default())].into(), 0);
         let context = Context::default();
-        let asked = Asked { session: &Session::plain(), app, verb: Verb::Seal, role, context: &context };
-        let allowed = Policy::new([(app, rules)].into(), false).decide(&asked).expect("allowed");
+        let session = Session::plain();
+        let asking = Asking { proven: session.proven(), app, context: &context, epoch: 1 };
+        let policy = Policy::declared([(app, rules)].into(), false);
+        let asker = policy.asker(&asking, Moment::now().expect("a clock")).expect("an asker");
+        let allowed = asker.decide(Verb::Seal, role, Subject::Role).result.expect("allowed");
         let mut genuine = Vec::new();
         let mut sealer = Sealer::new(&keyring, SealTime::now().expect("a clock"));
         sealer.seal(&allowed, ValueType::String, b"4111111111111111", &mut genuine).expect("a token");

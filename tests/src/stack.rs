@@ -42,12 +42,27 @@ impl Engine {
     /// If it does not start.
     #[must_use]
     pub fn start_with(folder: &Path, audit: &Path, more: &str) -> Self {
+        let roles = "undeclared_roles: allow\napps: {shop: {roles: {email: {deterministic: true}}}}\n";
+        Self::start_configured(folder, audit, &format!("{roles}{more}"))
+    }
+
+    /// Starts an engine that decides by this policy, which is `policy.yaml` in the folder and needs no signature.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[must_use]
+    pub fn start_under(folder: &Path, policy: &str) -> Self {
+        fs::write(folder.join("policy.yaml"), policy).expect("policy.yaml is written");
+        Self::start_configured(folder, Path::new("audit.log"), "policy: {file: policy.yaml}\n")
+    }
+
+    fn start_configured(folder: &Path, audit: &Path, more: &str) -> Self {
         let config = folder.join("e3.yaml");
         let path = |name: &str| folder.join(name).display().to_string();
         fs::write(
             &config,
             format!(
-                "development: true\ncreate_apps: true\nundeclared_roles: allow\napps: {{shop: {{roles: {{email: {{deterministic: true}}}}}}}}\nlisten: [\"unix://{}\"]\nkeyring: {}\nroot: {{file: {}}}\naudit: {{file: {}}}\n{more}",
+                "development: true\ncreate_apps: true\nlisten: [\"unix://{}\"]\nkeyring: {}\nroot: {{file: {}}}\naudit: {{file: {}}}\n{more}",
                 path("e3.sock"),
                 path("keyring"),
                 path("root.key"),

@@ -5,8 +5,8 @@
 
 use super::document::{Grant, Rate, RoleRules, Verb};
 use super::index::{AppIndex, Number, Proven};
+use core::net::IpAddr;
 use e3_wire::{App, Context, Refusal, Role, ValueType};
-use std::net::IpAddr;
 use std::time::Instant;
 
 /// Seconds by which the clocks of an app's engines may differ.

@@ -1,11 +1,11 @@
 //! A policy, checked: types that cannot be wrong.
 
 use crate::session::SpkiHash;
+use core::net::IpAddr;
 use e3_attest::PcrSet;
 use e3_wire::{App, Role, ValueType};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
 
 /// Deterministic seals that an app may ask of one engine in a second, unless the policy says otherwise.
 pub const DETERMINISTIC_RATE: Rate = Rate { count: 50_000, per: Per::Second };

@@ -528,7 +528,7 @@ fn host(text: &str) -> Option<Host> {
     let label = |label: &str| {
         (1..=63).contains(&label.len()) && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
     };
-    let is_address = name.parse::<std::net::IpAddr>().is_ok() && name == text;
+    let is_address = name.parse::<core::net::IpAddr>().is_ok() && name == text;
     if name.len() > 253 || !(is_address || name.split('.').all(label)) {
         return None;
     }

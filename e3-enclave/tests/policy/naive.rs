@@ -33,6 +33,7 @@ pub(crate) enum Verdict {
     Allowed(u32),
 }
 
+#[expect(clippy::collapsible_if, reason = "one thought a line")]
 pub(crate) fn judge(document: &Document, q: &Question) -> Verdict {
     if let Some(end) = document.valid_until {
         if q.now >= end {
@@ -132,6 +133,7 @@ fn concerns(rule: &Grant, who: &[&str], q: &Question) -> bool {
     me && role && rule.verbs.contains(q.verb)
 }
 
+#[expect(clippy::nonminimal_bool, reason = "as the sentence goes: not before, and not after")]
 fn in_time(rule: &Grant, q: &Question) -> bool {
     !rule.since.is_some_and(|since| q.now < since) && !rule.until.is_some_and(|until| q.now >= until)
 }
