@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::policy::command::PolicyCommand;
 use clap::{Parser, Subcommand, ValueEnum};
 use e3_link::Endpoint;
 use e3_link::attested::memory::KeyringId;
@@ -23,6 +24,8 @@ Examples:
   e3 check --config config/e3.yaml              check configuration and keys without serving
   e3 keys rotate --app shop                     distribute a new key; later: e3 keys rotate --app shop --promote
 
+  e3 policy check config/policy.yaml            faults, wide grants, and what is proven; sign, diff, explain, test
+
   e3 host run --config config/e3-host.yaml      on the parent instance of an enclave: store, KMS, credentials, audit, health
 
 Exit codes: 0 done, 1 failed at run time, 2 wrong usage or configuration, 3 keys refused (wrong root, rolled back, truncated, of another keyring),
@@ -42,6 +45,9 @@ pub enum Command {
     /// Make and show keys of administrators, who may change the keys of running engines.
     #[command(subcommand)]
     AdminKey(AdminKeyCommand),
+    /// Check, sign, compare and try policies: who may do what with which roles.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// About the configuration file.
     #[command(subcommand)]
     Config(ConfigCommand),

@@ -40,6 +40,7 @@ pub fn execute(args: Args) -> Result<(), Error> {
         Command::Check(file) => check(&file.config),
         Command::Keys(keys) => manage(keys),
         Command::AdminKey(command) => admin_key(command),
+        Command::Policy(command) => print(&crate::policy::command::execute(command)?),
         Command::Config(ConfigCommand::Schema) => print(&config::schema().map_err(|e| Error::Runtime(e.into()))?),
         Command::Host(Host::Run(file)) => {
             let config = host::config::Config::load(&file.config)?;

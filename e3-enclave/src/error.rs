@@ -128,6 +128,16 @@ pub enum Error {
         /// Which.
         path: PathBuf,
     },
+    /// A policy does not say what its table expects.
+    #[error("{text}{held} of {all} expectations hold")]
+    Expectations {
+        /// Each that does not, with its place.
+        text: String,
+        /// How many hold.
+        held: usize,
+        /// How many there are.
+        all: usize,
+    },
     /// Another process holds the keyring's lock.
     #[error("{}: another process holds this lock", path.display())]
     Locked {

@@ -152,6 +152,12 @@ impl<'p> Asker<'p> {
         Some(Self::of(app, index, vec![holder], context, now))
     }
 
+    /// Whoever the policy knows by this name.
+    pub(super) fn named(app: App, index: &'p AppIndex, name: &str, context: &Context<'_>, now: Moment) -> Option<Self> {
+        let number = index.names.iter().position(|known| **known == *name)?;
+        Some(Self::of(app, index, vec![Number::try_from(number).ok()?], context, now))
+    }
+
     /// Anyone, where the roles are declared and nothing else.
     pub(super) fn anyone(app: App, index: Option<&'p AppIndex>, allow_undeclared: bool, now: Moment) -> Self {
         Self {

@@ -5,11 +5,13 @@
 //! 3. [`index`]: what it says about one principal, role and verb is found, not searched for;
 //! 4. [`decide`]: the one door. What it lets through carries an [`Allowed`], which nothing else can make and without which nothing is sealed or opened;
 //! 5. [`live`]: the policy in force, and how a newer one takes its place;
-//! 6. [`command`]: `e3 policy check`, `sign`, `diff`, `explain` and `test`.
+//! 6. [`command`]: `e3 policy …`; [`diff`]: who gains and loses what, [`explain`]: why somebody is denied, [`table`]: what authors expect.
 
 pub mod command;
 mod decide;
+pub mod diff;
 pub mod document;
+pub mod explain;
 mod index;
 mod lint;
 pub mod live;
@@ -17,6 +19,7 @@ mod rate;
 pub mod raw;
 mod resolve;
 pub mod signed;
+pub mod table;
 
 pub(crate) use decide::Sealing;
 pub use decide::{Allowed, Asker, Decision, Moment, Subject, a_second};

@@ -498,7 +498,7 @@ fn line(place: Place) -> u32 {
     u32::try_from(place.line).unwrap_or(u32::MAX)
 }
 
-const fn value_type(raw: raw::Type) -> ValueType {
+pub(super) const fn value_type(raw: raw::Type) -> ValueType {
     match raw {
         raw::Type::String => ValueType::String,
         raw::Type::Number => ValueType::Number,
@@ -508,7 +508,7 @@ const fn value_type(raw: raw::Type) -> ValueType {
     }
 }
 
-const fn verb(raw: raw::Verb) -> Verb {
+pub(super) const fn verb(raw: raw::Verb) -> Verb {
     match raw {
         raw::Verb::Seal => Verb::Seal,
         raw::Verb::SealDeterministic => Verb::SealDeterministic,

@@ -8,3 +8,4 @@ mod live;
 mod naive;
 mod oracle;
 mod signatures;
+mod tools;
