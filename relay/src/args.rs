@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub mod values;
+
 use crate::run;
 
 /// The inbound and the outbound encryption relay.
@@ -40,6 +42,18 @@ pub enum Command {
         relay explain --config relay.yaml -X GET -H 'X-Tenant: a' http://api.shop.example/v1/orders"
     )]
     Explain(Explain),
+    /// Turn values into tokens, in JSON, NDJSON, tables and lines.
+    #[command(after_help = values::SEAL_EXAMPLES)]
+    Seal(Box<values::Seal>),
+    /// Turn tokens into the values in them.
+    #[command(after_help = values::OPEN_EXAMPLES)]
+    Open(Box<values::Open>),
+    /// Turn tokens into what is known of them, without opening them.
+    #[command(after_help = values::INSPECT_EXAMPLES)]
+    Inspect(Box<values::Chosen>),
+    /// Turn tokens into tokens of the same values under the newest key.
+    #[command(after_help = values::REWRAP_EXAMPLES)]
+    Rewrap(Box<values::Chosen>),
     /// The local certificate authority of intercepted destinations.
     #[command(subcommand)]
     Ca(Ca),
