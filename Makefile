@@ -55,6 +55,7 @@ bench:
 	$(CARGO) build --locked --release --workspace --bins
 	$(CARGO) run --locked --release -p e3-benches --bin journey -- $(ARGS)
 	$(CARGO) run --locked --release -p e3-benches --bin edge -- $(ARGS)
+	$(CARGO) run --locked --release -p e3-benches --bin api -- $(ARGS)
 
 deps:
 	@.ci/deps build reader
