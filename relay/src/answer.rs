@@ -175,6 +175,10 @@ fn api_detail(fault: ApiFault) -> Option<String> {
         QueryCause::Selector { number, error } => {
             format!("`{name}` number {number}, at byte {}: {error}", error.offset)
         }
+        QueryCause::TooLong { most } => format!("all `{name}` together are longer than {most} bytes"),
+        QueryCause::Pattern { number } => {
+            format!("`{name}` number {number}: match() and search() are for selectors of the rules file")
+        }
         QueryCause::NoRole { number } => {
             format!("`{name}` number {number} names no role: write $.card.number:card-number, or `role` for all")
         }

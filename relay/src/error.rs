@@ -225,6 +225,16 @@ pub enum QueryCause {
         /// Where, and what is wrong there.
         error: SelectorError,
     },
+    /// The selectors are too long together.
+    TooLong {
+        /// Most bytes that they may have.
+        most: usize,
+    },
+    /// A selector uses a regular expression.
+    Pattern {
+        /// Which of them, from 1.
+        number: usize,
+    },
     /// A selector has no role, and the call names none for all.
     NoRole {
         /// Which of them, from 1.

@@ -293,6 +293,8 @@ fn what_is_no_call_is_refused_with_its_cause() {
         ("/v1/seal?role=a&roles=a", "1", 400, "api/query"),
         ("/v1/seal?select=%24.a", "1", 400, "api/query"),
         ("/v1/seal?select=a:b", "1", 400, "api/query"),
+        (&format!("/v1/open?select=%24.{}", "a".repeat(1024)), "1", 400, "api/query"),
+        ("/v1/open?select=%24%5B?match(@.a,'(a%7B90%7D)%7B90%7D')%5D", "1", 400, "api/query"),
         ("/v1/open?role=a", "1", 400, "api/query"),
         ("/v1/open?on_refused=maybe", "1", 400, "api/query"),
         ("/v1/keys/public?role=a", "1", 405, "api/method"),

@@ -1,7 +1,7 @@
 //! `relay seal`, `open`, `inspect` and `rewrap` over files, through real programs: what is not sealed stays byte for byte, and what is killed is gone on with.
 
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -428,4 +428,24 @@ fn what_a_command_cannot_do_is_told_before_anything_is_written() {
         .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
         .collect();
     assert!(!left.iter().any(|name| name.contains(".part") || name.contains(".resume")), "{left:?}");
+}
+
+#[test]
+fn a_pipe_gets_each_batch_as_soon_as_it_is_done() {
+    let double = EngineDouble::start(Behaviour::Honest);
+    let desk = Desk::new(&double.endpoint());
+    let mut child = desk
+        .command(&["seal", "--format", "lines", "--role", "card", "--batch", "1"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("the relay runs");
+    let (mut stdin, stdout) = (child.stdin.take().expect("its input"), child.stdout.take().expect("its output"));
+    let mut lines = BufReader::new(stdout).lines();
+    for value in ["one", "two"] {
+        writeln!(stdin, "{value}").expect("written");
+        // Its input stays open: nothing else makes it write.
+        assert_eq!(lines.next().expect("a line").expect("text"), token_of("card", 's', value));
+    }
+    drop(stdin);
+    assert!(child.wait().expect("it ends").success());
 }

@@ -220,5 +220,5 @@ fn chosen(query: &Query<'_>, verb: Verb) -> Result<(Choice, bool), Failure> {
         return Ok((Choice::all(verb), leave));
     }
     let selectors = query.selectors()?.into_iter();
-    Ok((Choice::select(selectors.map(|selector| (selector, verb.clone())).collect()), leave))
+    Ok((Choice::select(selectors.map(|selector| (selector, verb.clone())).collect()).bounded(), leave))
 }

@@ -141,12 +141,12 @@ fn parameters(call: Call) -> Vec<Value> {
     let one = |name: &str, required: bool, description: &str, schema: Value| json!({"name": name, "in": "query", "required": required, "description": description, "schema": schema});
     let role = |required, description| one("role", required, description, json!({"type": "string", "pattern": ROLE}));
     let select = |description| {
-        let schema = json!({"type": "array", "maxItems": 64, "items": {"type": "string"}});
+        let schema = json!({"type": "array", "items": {"type": "string"}});
         let mut parameter = one("select", false, description, schema);
         (parameter["style"], parameter["explode"]) = (json!("form"), json!(true));
         parameter
     };
-    let only = "JSONPath (RFC 9535) of values; of objects and arrays, their leaves. Nothing else is looked at.";
+    let only = "JSONPath (RFC 9535) of values; of objects and arrays, their leaves. Nothing else is looked at. All together at most 1024 bytes, without match() and search().";
     let on_refused = one(
         "on_refused",
         false,
@@ -157,7 +157,7 @@ fn parameters(call: Call) -> Vec<Value> {
         Call::Seal => vec![
             role(false, "Role of the tokens. Needed unless every `select` names one."),
             select(
-                "`selector:role` or `selector:role:deterministic`, for example `$.card.number:card-number`; without a role, that of `role`.",
+                "`selector:role` or `selector:role:deterministic`, for example `$.card.number:card-number`; without a role, that of `role`. Selectors are JSONPath (RFC 9535), all together at most 1024 bytes, without match() and search().",
             ),
             one(
                 "deterministic",

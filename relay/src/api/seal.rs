@@ -17,5 +17,5 @@ pub(super) fn choice(query: Option<&str>) -> Result<(Choice, bool), Failure> {
     }
     let chosen = query.selectors_with_roles()?.into_iter();
     let chosen = chosen.map(|(selector, role, deterministic)| (selector, seal(role, deterministic))).collect();
-    Ok((Choice::select(chosen), false))
+    Ok((Choice::select(chosen).bounded(), false))
 }

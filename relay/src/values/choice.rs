@@ -27,6 +27,8 @@ pub struct Choice {
     program: Arc<Program>,
     /// By selector.
     verbs: Arc<[Verb]>,
+    /// The selectors are a stranger's, who shall not choose how long they take.
+    bounded: bool,
 }
 
 /// What went wrong, and with which value.
@@ -85,14 +87,27 @@ impl Choice {
     #[must_use]
     pub fn all(verb: Verb) -> Self {
         let program = if matches!(verb, Verb::Seal { .. }) { &LEAVES } else { &STRINGS };
-        Self { program: Arc::clone(program), verbs: [verb].into() }
+        Self { program: Arc::clone(program), verbs: [verb].into(), bounded: false }
     }
 
     /// The leaves that these selectors take.
     #[must_use]
     pub fn select(chosen: Vec<(Selector, Verb)>) -> Self {
         let (selectors, verbs): (Vec<_>, Vec<_>) = chosen.into_iter().unzip();
-        Self { program: Arc::new(Program::new(selectors)), verbs: verbs.into() }
+        Self { program: Arc::new(Program::new(selectors)), verbs: verbs.into(), bounded: false }
+    }
+
+    /// The same, whose work is bounded by the length of the text: its selectors come from outside.
+    #[must_use]
+    pub fn bounded(self) -> Self {
+        Self { bounded: true, ..self }
+    }
+
+    fn limits(&self, text: &[u8]) -> Limits {
+        let usual = Limits::default();
+        // A selector with descendants looks at each value once, and a value has two bytes with what parts it from the next.
+        let steps = 100_000 + 4 * text.len() as u64;
+        Limits { filter_steps: if self.bounded { steps.min(usual.filter_steps) } else { usual.filter_steps }, ..usual }
     }
 
     /// Scans a text strictly, and adds to an engine call what is asked about it.
@@ -104,7 +119,7 @@ impl Choice {
             let mut scratch = scratch.try_borrow_mut().map_err(|_| Failure::Internal)?;
             let (scanner, hits, plain) = &mut *scratch;
             hits.clear();
-            scanner.scan(&self.program, text, &Limits::default(), hits).map_err(|error| Failure::Json {
+            scanner.scan(&self.program, text, &self.limits(text), hits).map_err(|error| Failure::Json {
                 side: Side::Request,
                 offset: error.offset,
                 cause: error.cause,

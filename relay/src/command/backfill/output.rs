@@ -216,6 +216,14 @@ impl Output {
         file.write_all(line.as_bytes()).map_err(at(path))
     }
 
+    /// Whoever reads standard output gets what is there.
+    pub(super) fn pass_on(&mut self) -> Result<(), OutputError> {
+        match &mut self.sink {
+            Sink::Stdout(out) => out.flush().map_err(at(Path::new("standard output"))),
+            Sink::File { .. } => Ok(()),
+        }
+    }
+
     /// Whether it is time for a checkpoint.
     pub(super) fn is_due(&self) -> bool {
         matches!(self.sink, Sink::File { .. }) && self.synced.elapsed() >= OFTEN

@@ -123,6 +123,7 @@ impl Work<'_> {
                     if let Some(last) = &self.last {
                         progress.tell(last.end, last.number);
                     }
+                    self.output.pass_on()?;
                     if self.output.is_due() {
                         self.sync()?;
                     }
