@@ -109,7 +109,10 @@ fn member(name: &[u8], path: &mut String) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::{Limits, Program, Scanner, Selector, SelectorOptions};
 
     #[test]
     fn every_value_has_its_normalised_path() {
@@ -133,5 +136,43 @@ mod tests {
         }
         assert_eq!(path_at(b"7", 0), "$");
         assert_eq!(path_at(br#"{"\ud800":1}"#, 10), "$['\u{fffd}']");
+    }
+
+    fn values() -> impl Strategy<Value = serde_json::Value> {
+        let leaf = prop_oneof![
+            Just(serde_json::Value::Null),
+            any::<bool>().prop_map(Into::into),
+            any::<i32>().prop_map(Into::into),
+            "[a\"\\\\{}\\[\\],: \n]{0,6}".prop_map(Into::into),
+        ];
+        leaf.prop_recursive(4, 40, 5, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..5).prop_map(Into::into),
+                prop::collection::btree_map("[a-c'\"\\\\\\]\\[.\t\u{0}\u{e9}\u{1f600}]{0,3}", inner, 0..5)
+                    .prop_map(|map| serde_json::Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_path_selects_the_value_that_it_names_and_no_other(value in values(), pretty: bool) {
+            let text = if pretty { serde_json::to_vec_pretty(&value) } else { serde_json::to_vec(&value) }.unwrap();
+            let mut scanner = Scanner::new();
+            let mut scan = |selector: &str| {
+                let selector = Selector::parse(selector, SelectorOptions::default()).unwrap();
+                let mut hits = Vec::new();
+                scanner.scan(&Program::new(vec![selector]), &text, &Limits::default(), &mut hits).unwrap();
+                hits
+            };
+            let mut all = scan("$");
+            all.extend(scan("$..*"));
+            for hit in all {
+                let path = path_at(&text, hit.start);
+                let found = scan(&path);
+                prop_assert_eq!(found.len(), 1, "{}", path);
+                prop_assert_eq!((found[0].start, found[0].end), (hit.start, hit.end), "{}", path);
+            }
+        }
     }
 }

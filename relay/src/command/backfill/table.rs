@@ -95,7 +95,10 @@ pub(super) fn write(text: &[u8], quoted: bool, delimiter: u8, out: &mut Vec<u8>)
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::command::backfill::record::{Cutter, Ends};
 
     fn texts(row: &str) -> Vec<String> {
         let fields = fields(row.as_bytes(), b',').unwrap();
@@ -120,5 +123,39 @@ mod tests {
         assert_eq!(written("a,\"", false), "\"a,\"\"\"");
         assert_eq!(written("", false), "\"\"");
         assert_eq!(written("x\n", false), "\"x\n\"");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_read_and_written_again_is_the_same(text in "[a,\"\n\r;\u{e9} ]{0,40}", delimiter in prop_oneof![Just(b','), Just(b';')]) {
+            let mut cutter = Cutter::new(text.as_bytes(), Ends::Row { delimiter });
+            let mut rows = Vec::new();
+            let whole = loop {
+                match cutter.next() {
+                    Ok(Some(row)) => rows.push(row.bytes),
+                    Ok(None) => break true,
+                    Err(_) => break false,
+                }
+            };
+            let cut = rows.concat();
+            let fits = if whole { cut == text.as_bytes() } else { text.as_bytes().starts_with(&cut) };
+            prop_assert!(fits);
+            for row in rows {
+                let Ok(fields) = fields(&row, delimiter) else { continue };
+                let mut again = Vec::new();
+                for (index, field) in fields.iter().enumerate() {
+                    if index > 0 {
+                        again.push(delimiter);
+                    }
+                    if !field.at.is_empty() {
+                        write(super::text(&row, field).unwrap().as_bytes(), field.quoted, delimiter, &mut again);
+                    }
+                }
+                // A return that does not end a line is only written in quotes.
+                if !fields.iter().any(|field| !field.quoted && row[field.at.clone()].contains(&b'\r')) {
+                    prop_assert_eq!(&again[..], content(&row));
+                }
+            }
+        }
     }
 }
