@@ -45,6 +45,9 @@ pub enum Command {
     /// Make and show keys of administrators, who may change the keys of running engines.
     #[command(subcommand)]
     AdminKey(AdminKeyCommand),
+    /// Verify audit records, and show the key that signs them.
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Check, sign, compare and try policies: who may do what with which roles.
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -238,6 +241,31 @@ pub struct Engines {
     /// The only keyring to do anything to, by its public id.
     #[arg(long, value_name = "ID", requires = "engines")]
     pub keyring: Option<KeyringId>,
+}
+
+/// About audit records.
+#[derive(Debug, Subcommand)]
+pub enum AuditCommand {
+    /// Find records that were removed, changed or moved. Exits with 1 if there is a finding.
+    #[command(after_help = "\
+Examples:
+  e3 audit verify --key 3b6a… /var/lib/e3/audit.jsonl
+  e3 audit verify --key 3b6a… audit.1.jsonl audit.jsonl --heads relay.log      also finds records that were cut off at the end
+
+The key is what `relay verify engine` prints as audit key; of an engine that runs here, what `e3 audit key` prints.")]
+    Verify {
+        /// The files, in the order in which they were written.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// A public key that signs records, 64 hexadecimal digits. Several are alternatives; without any, any key is believed.
+        #[arg(long = "key", value_name = "HEX", value_parser = crate::policy::command::public_key)]
+        keys: Vec<[u8; 32]>,
+        /// A log of relays: what they were answered for must be there.
+        #[arg(long = "heads", value_name = "FILE")]
+        heads: Vec<PathBuf>,
+    },
+    /// Print the public key that signs records under the keyring of this configuration.
+    Key(ConfigFile),
 }
 
 /// Keys of administrators.

@@ -1,7 +1,10 @@
 //! What each command does.
 
-use crate::args::{AdminKeyCommand, Args, At, Command, ConfigCommand, Engines, Host, InputsCommand, Keys, LineageArg};
-use crate::audit::Audit;
+use crate::args::{
+    AdminKeyCommand, Args, At, AuditCommand, Command, ConfigCommand, Engines, Host, InputsCommand, Keys, LineageArg,
+};
+use crate::audit::Alarm;
+use crate::audit::verify::{self, Verifier};
 use crate::config::{self, Config, Report, Rules};
 use crate::error::Error;
 use crate::inputs::Inputs;
@@ -34,12 +37,13 @@ pub fn execute(args: Args) -> Result<(), Error> {
             let policy = policy(&mut config)?;
             let live = Live::open(Store::new(config.keyring.clone(), root(&config)?))?;
             let link = link(&config, &live)?;
-            let audit = Audit::start(config.audit.clone(), config.development)?;
+            let audit = config.audit.open(config.development)?;
             serve::run(settings(config, policy), live, audit, link)
         }
         Command::Check(file) => check(&file.config),
         Command::Keys(keys) => manage(keys),
         Command::AdminKey(command) => admin_key(command),
+        Command::Audit(command) => audit(command),
         Command::Policy(command) => print(&crate::policy::command::execute(command)?),
         Command::Config(ConfigCommand::Schema) => print(&config::schema().map_err(|e| Error::Runtime(e.into()))?),
         Command::Host(Host::Run(file)) => {
@@ -112,8 +116,61 @@ fn admitted(_: &Config) -> Admitted {
 
 fn settings(config: Config, policy: Arc<LivePolicy>) -> Settings {
     let admitted = admitted(&config);
-    let Config { listen, socket_mode, create_apps, limits, threads, .. } = config;
-    Settings { listen, socket_mode, policy, create_apps, limits, threads, health: None, roots: None, admitted }
+    let Config { listen, socket_mode, create_apps, limits, threads, audit, alarm, .. } = config;
+    let (seals, alarm) = (audit.seals, Alarm::new(alarm));
+    Settings {
+        listen,
+        socket_mode,
+        policy,
+        create_apps,
+        limits,
+        threads,
+        health: None,
+        roots: None,
+        admitted,
+        seals,
+        alarm,
+    }
+}
+
+fn audit(command: AuditCommand) -> Result<(), Error> {
+    let (files, keys, heads) = match command {
+        AuditCommand::Key(file) => {
+            let config = Config::load(&file.config)?;
+            let keyring = Store::new(config.keyring.clone(), root(&config)?).load()?;
+            let key = keyring.audit_key().ok_or(Error::Entropy)?;
+            return print(&format!("{}\n", hex(key.public())));
+        }
+        AuditCommand::Verify { files, keys, heads } => (files, keys, heads),
+    };
+    let pinned = !keys.is_empty();
+    let mut verifier = Verifier::new(keys);
+    let read = |path: &Path| {
+        let opened = std::fs::File::open(path).map(std::io::BufReader::new);
+        opened.map_err(|source| Error::Read { path: path.to_owned(), source })
+    };
+    for log in &heads {
+        let marks = verify::marks(read(log)?).map_err(|source| Error::Read { path: log.clone(), source })?;
+        marks.into_iter().for_each(|mark| verifier.expect(mark));
+    }
+    for file in &files {
+        let reading = verifier.read(&file.display().to_string(), read(file)?);
+        reading.map_err(|source| Error::Read { path: file.clone(), source })?;
+    }
+    let verified = verifier.finish();
+    let told = format!("{} records of {} runs, {} signatures\n", verified.records, verified.runs, verified.signatures);
+    if !verified.findings.is_empty() {
+        let lines: Vec<String> = verified.findings.iter().map(|finding| format!("{finding}\n")).collect();
+        return Err(Error::AuditFindings { text: lines.concat() + &told });
+    }
+    let whose = match (pinned, verified.keys.is_empty()) {
+        (true, _) => String::new(),
+        (false, true) => "nothing is signed\n".to_owned(),
+        (false, false) => {
+            format!("signed by {}: compare that with what `relay verify engine` prints\n", verified.keys.join(", "))
+        }
+    };
+    print(&format!("{told}{whose}nothing was removed, changed or moved\n"))
 }
 
 fn check(path: &Path) -> Result<(), Error> {

@@ -3,6 +3,12 @@
 //! Names are checked while the file is read, so that every complaint has its place. The build without the feature `development` knows neither
 //! root keys from files nor from the environment.
 
+use crate::audit::Audit;
+use crate::audit::sink::Sink;
+use crate::audit::sink::file::FileSink;
+use crate::audit::sink::socket::SocketSink;
+use crate::audit::sink::stdout::StdoutSink;
+use crate::audit::sink::syslog::SyslogSink;
 use crate::error::Error;
 use crate::policy::signed::Signers;
 use crate::policy::{AppRules, DETERMINISTIC_RATE, Policy, RoleRules};
@@ -68,6 +74,9 @@ pub struct Raw {
     policy: Option<RawPolicy>,
     /// Where it is recorded what was opened.
     audit: RawAudit,
+    /// What rings when a token of a honey role is to be opened.
+    #[serde(default)]
+    alarm: RawAlarm,
     /// Bounds of what the engine takes on at once.
     #[serde(default)]
     limits: RawLimits,
@@ -208,8 +217,96 @@ impl Text for PublicKey {
 #[serde(deny_unknown_fields)]
 struct RawAudit {
     /// Records are appended here as JSON lines, and synced before the answer leaves.
-    file: PathBuf,
+    file: Option<PathBuf>,
+    /// Further sinks, or others: each must have a record before its answer leaves.
+    #[serde(default)]
+    sinks: Vec<RawSink>,
+    /// How often it is recorded what was sealed, in milliseconds.
+    #[serde(default = "seals_ms")]
+    seals_ms: u64,
 }
+
+const fn seals_ms() -> u64 {
+    1_000
+}
+
+/// Where records go.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+enum RawSink {
+    /// A file: written and synced.
+    File(PathBuf),
+    /// Whoever listens at this Unix socket and acknowledges each batch (SPEC.md, "Audit socket").
+    Socket(PathBuf),
+    /// A syslog daemon's Unix datagram socket, such as `/dev/log` (RFC 5424): the kernel has the records, no more.
+    Syslog(PathBuf),
+    /// Standard output: the kernel has the records, no more.
+    Stdout(Yes),
+}
+
+/// `true`.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(try_from = "bool")]
+struct Yes;
+
+impl TryFrom<bool> for Yes {
+    type Error = &'static str;
+    fn try_from(yes: bool) -> Result<Self, &'static str> {
+        if yes { Ok(Self) } else { Err("`true`, or leave the sink out") }
+    }
+}
+
+/// What rings when a token of a honey role is to be opened.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawAlarm {
+    /// A program and its arguments. It gets `E3_APP`, `E3_ROLE`, `E3_PRINCIPAL`, `E3_REQUEST` and `E3_COUNT` in its environment, never a value.
+    #[serde(default)]
+    pub(crate) command: Vec<String>,
+}
+
+/// A sink, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SinkPlace {
+    /// A file.
+    File(PathBuf),
+    /// A Unix socket whose reader acknowledges.
+    Socket(PathBuf),
+    /// A syslog daemon.
+    Syslog(PathBuf),
+    /// Standard output.
+    Stdout,
+}
+
+/// Where records go, and how often it is recorded what was sealed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditPlaces {
+    /// At least one.
+    pub sinks: Vec<SinkPlace>,
+    /// Time between two records of seals.
+    pub seals: Duration,
+}
+
+impl AuditPlaces {
+    /// Opens the sinks. `unsynced` lets pipes and devices be files, which is for development.
+    ///
+    /// # Errors
+    /// A sink cannot be opened.
+    pub fn open(&self, unsynced: bool) -> Result<Audit, Error> {
+        let open = |place: &SinkPlace| -> Box<dyn Sink> {
+            match place {
+                SinkPlace::File(path) => Box::new(FileSink::new(path.clone(), unsynced)),
+                SinkPlace::Socket(path) => Box::new(SocketSink::new(path.clone(), SINK_TIMEOUT)),
+                SinkPlace::Syslog(path) => Box::new(SyslogSink::new(path.clone(), SINK_TIMEOUT)),
+                SinkPlace::Stdout => Box::new(StdoutSink),
+            }
+        };
+        Audit::start(self.sinks.iter().map(open).collect())
+    }
+}
+
+/// Time for a sink to take what it is given.
+const SINK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Bounds of what the engine takes on at once.
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
@@ -442,8 +539,10 @@ pub struct Config {
     pub create_apps: bool,
     /// Who may do what.
     pub policy: Rules,
-    /// The audit file.
-    pub audit: PathBuf,
+    /// Where records go.
+    pub audit: AuditPlaces,
+    /// The alarm's program and its arguments; empty: none.
+    pub alarm: Vec<String>,
     /// Bounds.
     pub limits: Limits,
     /// Worker threads.
@@ -525,6 +624,27 @@ impl Raw {
             return refuse("limits", "a time of 0 ms", "leave it out for the default");
         }
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        let mut sinks: Vec<SinkPlace> = self.audit.file.iter().map(|file| SinkPlace::File(folder.join(file))).collect();
+        sinks.extend(self.audit.sinks.iter().map(|sink| match sink {
+            RawSink::File(path) => SinkPlace::File(folder.join(path)),
+            RawSink::Socket(path) => SinkPlace::Socket(folder.join(path)),
+            RawSink::Syslog(path) => SinkPlace::Syslog(folder.join(path)),
+            RawSink::Stdout(Yes) => SinkPlace::Stdout,
+        }));
+        if sinks.is_empty() {
+            return refuse("audit", "no sink", "for example `audit: {file: /var/lib/e3/audit.jsonl}`");
+        }
+        if (1..sinks.len()).any(|at| sinks[..at].contains(&sinks[at])) {
+            return refuse("audit.sinks", "a sink stands twice", "name each once");
+        }
+        let durable = sinks.iter().any(|sink| matches!(sink, SinkPlace::File(_) | SinkPlace::Socket(_)));
+        if !durable && !development {
+            let hint = "add a file, or a socket whose reader acknowledges";
+            return refuse("audit.sinks", "stdout and syslog acknowledge only that the kernel took a record", hint);
+        }
+        if self.audit.seals_ms == 0 {
+            return refuse("audit.seals_ms", "a time of 0 ms", "leave it out for the default");
+        }
         let apps = self.apps.into_iter().map(|(app, raw)| (app.0, raw.rules()));
         Ok(Config {
             development,
@@ -553,7 +673,8 @@ impl Raw {
                     },
                 },
             },
-            audit: folder.join(self.audit.file),
+            audit: AuditPlaces { sinks, seals: Duration::from_millis(self.audit.seals_ms) },
+            alarm: self.alarm.command,
             limits: limits.into(),
             threads: self.threads,
             log: self.log,

@@ -128,6 +128,12 @@ pub enum Error {
         /// Which.
         path: PathBuf,
     },
+    /// Audit records that are not as an engine wrote them.
+    #[error("{}", text.trim_end())]
+    AuditFindings {
+        /// Each, with its place.
+        text: String,
+    },
     /// A policy does not say what its table expects.
     #[error("{text}{held} of {all} expectations hold")]
     Expectations {

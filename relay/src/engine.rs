@@ -6,13 +6,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use e3_link::{AnswerFrame, Client, ClientOptions, Health, LinkError, Security};
-use e3_wire::{App, RequestWriter};
+use e3_wire::{Answer, App, RequestWriter, WireError};
 use tokio::time::Instant;
 
 use self::attested::AttestedError;
 use crate::config::resolved;
 use crate::error::{Failure, Side};
 use crate::metrics::EngineMetrics;
+
+/// Reads an answer, and logs where its audit record is: `e3 audit verify --heads` holds the audit against these lines, and finds records that were cut off.
+///
+/// # Errors
+/// The bytes do not follow SPEC.md, "Answers".
+pub fn read<'f>(frame: &'f AnswerFrame, request_id: &str) -> Result<Answer<'f>, WireError> {
+    let (answer, mark) = frame.marked()?;
+    if let Some(mark) = mark {
+        let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let mark = format!("{}:{}:{}", hex(&mark.boot), mark.sequence, hex(&mark.head));
+        tracing::info!(request_id, mark, "recorded");
+    }
+    Ok(answer)
+}
 
 /// A handle on the engine; cheap to clone.
 #[derive(Clone)]

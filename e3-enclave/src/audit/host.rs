@@ -1,6 +1,6 @@
 //! The sink of an engine that has no disk: the host's audit service (SPEC.md, "Host services").
 
-use super::sink::Sink;
+use super::sink::{Opened, Sink};
 use crate::parent::HostFault;
 use crate::parent::channel::Channel;
 use crate::parent::protocol::{AUDIT_MAX, Ask, Reply};
@@ -28,11 +28,10 @@ impl Sink for HostSink {
         self.channel.endpoint().to_string()
     }
 
-    fn ensure_open(&mut self) -> io::Result<()> {
-        Ok(())
+    fn ensure_open(&mut self) -> io::Result<Opened> {
+        Ok(Opened::Same)
     }
 
-    /// Never sent twice: a batch whose acknowledgement was lost may lie on the disk already.
     fn commit(&mut self, lines: &[u8]) -> io::Result<()> {
         self.batch += 1;
         let message = Ask::Records { batch: self.batch, lines }.encode();

@@ -49,6 +49,9 @@ pub(super) fn now_ms() -> Option<u64> {
 #[derive(Default)]
 pub(super) struct Decisions(BTreeMap<Outcome, Tally>);
 
+/// In the place of a refusal: a trap.
+const HONEY: u8 = u8::MAX;
+
 /// What was asked, of which role, why it was denied, and by which line of the policy.
 type Outcome = (Verb, Option<Role>, Option<u8>, u32);
 
@@ -66,6 +69,13 @@ impl Decisions {
         let tally = self.0.entry((verb, token.map(|t| t.0), refusal.map(|r| r as u8), line)).or_default();
         tally.count += 1;
         tally.kids.extend(token.map(|t| t.1));
+    }
+
+    /// Counts one token of a trap.
+    pub(super) fn trapped(&mut self, (role, kid): (Role, u32), line: u32) {
+        let tally = self.0.entry((Verb::Open, Some(role), Some(HONEY), line)).or_default();
+        tally.count += 1;
+        tally.kids.insert(kid);
     }
 
     /// Counts one token that was rewrapped from its key under another.
@@ -193,6 +203,9 @@ fn is_zero(line: &u32) -> bool {
 }
 
 fn why(refusal: u8) -> &'static str {
+    if refusal == HONEY {
+        return "honey";
+    }
     const NAMES: [(Refusal, &str); 9] = [
         (Refusal::NotAuthentic, "not-authentic"),
         (Refusal::RoleNotAllowed, "role-not-allowed"),

@@ -4,7 +4,7 @@ use super::record::{Decisions, Record, Stated};
 use super::{Recorded, Ticket};
 use crate::envelope::rewrap::Rewrapped;
 use crate::policy::Verb;
-use e3_wire::{AnswerWriter, Inspection, Refusal, Role, ValueType};
+use e3_wire::{AnswerWriter, Inspection, MARK, Refusal, Role, ValueType};
 use std::time::Instant;
 use zeroize::Zeroizing;
 
@@ -100,6 +100,12 @@ impl Withheld {
         self.answer.refused(refusal);
     }
 
+    /// Appends a refusal to open a trap, to be recorded as what it is; the asking side sees one of many refusals.
+    pub(crate) fn trapped(&mut self, role: Role, kid: u32, line: u32) {
+        self.decisions.trapped((role, kid), line);
+        self.answer.refused(Refusal::NotPermitted);
+    }
+
     /// Ends the answer.
     #[must_use]
     pub fn finish(self, stated: &Stated<'_>, deadline: Instant) -> Finished {
@@ -128,7 +134,22 @@ impl Opened {
     /// # Errors
     /// The proof is another's; the answer is erased.
     pub fn release(self, proof: Recorded) -> Result<Zeroizing<Vec<u8>>, WrongProof> {
-        if proof.ticket == self.ticket { Ok(self.body) } else { Err(WrongProof) }
+        if proof.ticket != self.ticket {
+            return Err(WrongProof);
+        }
+        let mut body = self.body;
+        if body.first() != Some(&0) {
+            // A refusal of the whole request says nothing about a record.
+            return Ok(body);
+        }
+        if body.capacity() - body.len() < MARK {
+            // Growing in place would leave a copy of plaintext in freed memory.
+            let mut larger = Zeroizing::new(Vec::with_capacity(body.len() + MARK));
+            larger.extend_from_slice(&body);
+            body = larger;
+        }
+        body.extend_from_slice(&proof.mark.to_bytes());
+        Ok(body)
     }
 }
 
@@ -136,7 +157,7 @@ impl Opened {
 mod tests {
     use super::*;
     use crate::session::Session;
-    use e3_wire::{App, Context};
+    use e3_wire::{Answer, App, Context, Mark};
 
     fn held() -> Opened {
         let mut answer = Withheld::new(0);
@@ -162,9 +183,10 @@ mod tests {
     #[test]
     fn an_answer_is_released_for_its_own_record_only() {
         let (a, b) = (held(), held());
-        let proof_of_a = Recorded { ticket: a.ticket() };
-        assert!(b.release(proof_of_a).is_err());
-        let proof_of_a = Recorded { ticket: a.ticket() };
-        assert!(a.release(proof_of_a).is_ok());
+        let mark = Mark { boot: [1; 16], sequence: 7, head: [2; 32] };
+        assert!(b.release(Recorded { ticket: a.ticket(), mark }).is_err());
+        let ticket = a.ticket();
+        let body = a.release(Recorded { ticket, mark }).unwrap();
+        assert!(matches!(Answer::read_marked(&body), Ok((Answer::Items(_), Some(read))) if read == mark));
     }
 }

@@ -8,7 +8,7 @@ use super::clock::{self, ClockError, Compared};
 use super::door::Door;
 use super::entropy::{self, EntropyError};
 use super::reception::Reception;
-use crate::audit::Audit;
+use crate::audit::{Alarm, Audit};
 use crate::config::Limits;
 use crate::error::Error;
 use crate::inputs::{Inputs, Rules};
@@ -42,6 +42,9 @@ const AUDIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Time for one try of KMS.
 const KMS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Time between two records of what was sealed.
+const SEALS: Duration = Duration::from_secs(1);
 
 /// First pause between two tries to unlock; it doubles.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -171,6 +174,9 @@ pub fn run(
         health: Some(health.clone()),
         roots: Some(roots),
         admitted,
+        seals: SEALS,
+        // The host rings: it sees the count rise.
+        alarm: Alarm::default(),
     };
     serve::run(settings, live, audit, Link::over(tls, callers))
 }

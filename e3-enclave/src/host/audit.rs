@@ -58,6 +58,7 @@ fn record(records: &Records, body: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::audit::sink::Opened;
     use std::sync::mpsc;
     use std::time::Duration;
     use tokio::io::AsyncReadExt;
@@ -72,8 +73,8 @@ mod tests {
         fn name(&self) -> String {
             "held".to_owned()
         }
-        fn ensure_open(&mut self) -> io::Result<()> {
-            Ok(())
+        fn ensure_open(&mut self) -> io::Result<Opened> {
+            Ok(Opened::Same)
         }
         fn commit(&mut self, _: &[u8]) -> io::Result<()> {
             self.begun.send(()).unwrap();

@@ -1,6 +1,6 @@
 //! The settings of `e3 host run`: read raw, then resolved.
 
-use crate::config::{Log, Name, Report, SocketMode, Text, report, socket_mode};
+use crate::config::{Log, Name, RawAlarm, Report, SocketMode, Text, report, socket_mode};
 use crate::error::Error;
 use e3_link::Endpoint;
 use schemars::JsonSchema;
@@ -26,6 +26,9 @@ pub struct Raw {
     audit: RawAudit,
     /// Status and log of the engine.
     health: RawHealth,
+    /// What rings when the engine tells that a token of a honey role was to be opened.
+    #[serde(default)]
+    alarm: RawAlarm,
     /// Starts and watches the enclave; without it, something else does.
     enclave: Option<RawEnclave>,
     /// Permission bits of Unix sockets, as octal text.
@@ -307,6 +310,8 @@ pub struct Config {
     pub audit: Audit,
     /// Status and log.
     pub health: Health,
+    /// The alarm's program and its arguments; empty: none.
+    pub alarm: Vec<String>,
     /// The enclave to start.
     pub enclave: Option<Enclave>,
     /// Permission bits of Unix sockets.
@@ -405,6 +410,7 @@ impl Raw {
                 http: self.health.http,
                 file: self.health.file.map(|f| folder.join(f)),
             },
+            alarm: self.alarm.command,
             enclave,
             socket_mode: self.socket_mode.0.0,
             limits: limits.into(),

@@ -2,8 +2,10 @@
 
 use super::config::Limits;
 use super::gate::{Ended, next_message};
+use crate::audit::Alarm;
 use crate::keyring::storage::replace;
 use crate::parent::protocol::{Ask, HEALTH_MAX, Level, State, Status};
+use crate::serve::HONEY;
 use e3_link::Stream;
 use serde_json::json;
 use std::path::PathBuf;
@@ -17,6 +19,7 @@ const SILENCE: Duration = Duration::from_secs(20);
 pub struct Board {
     now: Mutex<Now>,
     file: Option<PathBuf>,
+    alarm: Alarm,
 }
 
 #[derive(Default)]
@@ -26,16 +29,19 @@ struct Now {
 }
 
 impl Board {
-    /// Nothing is known yet. The status is written to `file` whenever it changes.
+    /// Nothing is known yet. The status is written to `file` whenever it changes; `alarm` rings when the engine tells that a trap was touched.
     #[must_use]
-    pub fn new(file: Option<PathBuf>) -> Self {
-        Self { now: Mutex::default(), file }
+    pub fn new(file: Option<PathBuf>, alarm: Alarm) -> Self {
+        Self { now: Mutex::default(), file, alarm }
     }
 
     fn said(&self, status: Status) {
         let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
         let before = now.engine.replace((status.clone(), Instant::now()));
         drop(now);
+        if let Some((_, count)) = status.counters.iter().find(|(name, _)| name == HONEY) {
+            self.alarm.rose_to(*count);
+        }
         let changed = before
             .is_none_or(|(b, _)| (b.state, b.epoch, b.cause) != (status.state, status.epoch, status.cause.clone()));
         if changed {

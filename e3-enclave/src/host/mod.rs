@@ -14,7 +14,8 @@ pub mod page;
 pub mod store;
 pub mod supervisor;
 
-use crate::audit::sink::FileSink;
+use crate::audit::Alarm;
+use crate::audit::sink::file::FileSink;
 use crate::error::Error;
 use config::Config;
 use credentials::Credentials;
@@ -51,7 +52,7 @@ async fn serve(config: Config) -> Result<(), Error> {
     let _file_limit = stop(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?;
     let store = Arc::new(BlobFolder::open(&config.store.folder, config.store.versions)?);
     let records = audit::Records::open(Box::new(FileSink::new(config.audit.file.clone(), false)), &config.audit.file)?;
-    let board = Arc::new(Board::new(config.health.file.clone()));
+    let board = Arc::new(Board::new(config.health.file.clone(), Alarm::new(config.alarm)));
     let credentials = Arc::new(Credentials::new(config.credentials.metadata));
     let mut tasks = JoinSet::new();
     let (mode, limits) = (config.socket_mode, config.limits);

@@ -1,6 +1,7 @@
 //! What is derived from the root key and from app keys, all by HKDF-SHA256 (RFC 5869; SPEC.md, "Keyring file").
 
 use super::{RootKey, SecretKey};
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use e3_wire::App;
 use hkdf::Hkdf;
 use hmac::{Hmac, KeyInit, Mac};
@@ -28,6 +29,39 @@ impl FileKeys {
             mac: secret(&hkdf, &[b"e3v1/keyring/mac", &version]),
             check,
         }
+    }
+}
+
+/// The key that signs audit records (Ed25519, RFC 8032): derived from the root, so that every engine under it has the same. No `Debug`.
+pub struct AuditKey {
+    pair: Ed25519KeyPair,
+    public: [u8; 32],
+}
+
+impl AuditKey {
+    /// `HKDF-SHA256(ikm = root key, salt = id, info = "e3v1/audit" ‖ root version u32, 32 bytes)` is the seed.
+    pub(crate) fn derive(root: &RootKey, id: &[u8; 16], root_version: u32) -> Option<Self> {
+        let hkdf = Hkdf::<Sha256>::new(Some(id), root.secret().as_bytes());
+        let seed = secret(&hkdf, &[b"e3v1/audit", &root_version.to_be_bytes()]);
+        let pair = Ed25519KeyPair::from_seed_unchecked(seed.as_bytes()).ok()?;
+        let public = pair.public_key().as_ref().try_into().ok()?;
+        Some(Self { pair, public })
+    }
+
+    /// The public key, as attestation documents state it.
+    #[must_use]
+    pub fn public(&self) -> &[u8; 32] {
+        &self.public
+    }
+
+    /// The signature's 64 bytes.
+    pub(crate) fn sign(&self, message: &[u8]) -> [u8; 64] {
+        let mut out = [0; 64];
+        let signature = self.pair.sign(message);
+        // Ed25519 signatures have one length.
+        let bytes = signature.as_ref();
+        out[..bytes.len().min(64)].copy_from_slice(&bytes[..bytes.len().min(64)]);
+        out
     }
 }
 

@@ -5,7 +5,7 @@
 //! entry = kid u32 ‖ app s8 ‖ lineage u8 ‖ state u8 ‖ created u32 ‖ nonce 12 ‖ wrapped key 48
 //! ```
 
-use super::derive::{FileKeys, keyed};
+use super::derive::{AuditKey, FileKeys, keyed};
 use super::{AppKey, KeyState, Keyring, Lineage, RootKey, SecretKey};
 use aes_gcm::aead::AeadInOut;
 use aes_gcm::aead::inout::InOutBuf;
@@ -13,6 +13,7 @@ use aes_gcm::{Aes256Gcm, KeyInit};
 use e3_wire::App;
 use hmac::Mac;
 use std::collections::HashMap;
+use std::sync::Arc;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
@@ -80,6 +81,7 @@ pub(crate) fn encode(keyring: &mut Keyring, root: &RootKey) -> Option<Vec<u8>> {
         out.extend_from_slice(wrapped.as_slice());
         out.extend_from_slice(&tag);
     }
+    keyring.audit = AuditKey::derive(root, &keyring.id, keyring.root_version).map(Arc::new);
     keyring.mac = keyed(&file_keys.mac).chain_update(&out).finalize().into_bytes().into();
     out.extend_from_slice(&keyring.mac);
     Some(out)
@@ -119,7 +121,8 @@ pub(crate) fn decode(bytes: &[u8], root: &RootKey) -> Result<Keyring, KeyringFau
         return Err(KeyringFault::Malformed);
     }
     let active = keys.iter().filter(|k| k.state == KeyState::Active).count();
-    let mut keyring = Keyring { id, root_version, epoch, next_kid, keys, active: HashMap::new(), mac };
+    let audit = AuditKey::derive(root, &id, root_version).map(Arc::new);
+    let mut keyring = Keyring { id, root_version, epoch, next_kid, keys, active: HashMap::new(), mac, audit };
     keyring.index();
     if keyring.active.len() == active { Ok(keyring) } else { Err(KeyringFault::Malformed) }
 }

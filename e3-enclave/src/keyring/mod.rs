@@ -16,7 +16,7 @@ pub mod storage;
 pub mod store;
 pub mod unlock;
 
-pub use derive::DeterministicKey;
+pub use derive::{AuditKey, DeterministicKey};
 pub use file::KeyringFault;
 pub use live::Live;
 pub use root::RootKey;
@@ -27,6 +27,7 @@ pub use unlock::UnlockError;
 
 use e3_wire::App;
 use std::collections::HashMap;
+use std::sync::Arc;
 use zeroize::Zeroizing;
 
 /// 32 key bytes, erased when dropped. No `Debug`, no `Clone`.
@@ -146,6 +147,8 @@ pub struct Keyring {
     pub(crate) active: HashMap<(App, Lineage), usize>,
     /// The MAC of the file that this was read from or written as.
     pub(crate) mac: [u8; 32],
+    /// The key of audit records under the root that this was read or written with.
+    pub(crate) audit: Option<Arc<AuditKey>>,
 }
 
 impl std::fmt::Debug for Keyring {
@@ -166,6 +169,7 @@ impl Keyring {
             keys,
             active: HashMap::new(),
             mac: [0; 32],
+            audit: None,
         };
         keyring.keys.sort_by_key(|k| k.kid);
         keyring.index();
@@ -199,6 +203,12 @@ impl Keyring {
     #[must_use]
     pub fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// The key that signs audit records.
+    #[must_use]
+    pub fn audit_key(&self) -> Option<&Arc<AuditKey>> {
+        self.audit.as_ref()
     }
 
     /// Which root wraps it.

@@ -60,8 +60,16 @@ impl Store {
     /// As [`Store::create`].
     pub(crate) fn create_as(&self, id: [u8; 16], root_version: u32) -> Result<Keyring, Error> {
         let _lock = self.storage.lock()?;
-        let mut keyring =
-            Keyring { id, root_version, epoch: 1, next_kid: 1, keys: Vec::new(), active: HashMap::new(), mac: [0; 32] };
+        let mut keyring = Keyring {
+            id,
+            root_version,
+            epoch: 1,
+            next_kid: 1,
+            keys: Vec::new(),
+            active: HashMap::new(),
+            mac: [0; 32],
+            audit: None,
+        };
         let bytes = encode(&mut keyring, &self.root).ok_or(Error::Entropy)?;
         match self.storage.replace(None, &bytes)? {
             Replaced::Yes => Ok(keyring),

@@ -127,7 +127,8 @@ pub struct SignersArgs {
     inputs: Option<PathBuf>,
 }
 
-fn public_key(text: &str) -> Result<[u8; 32], String> {
+/// Reads a public key, as arguments name it.
+pub(crate) fn public_key(text: &str) -> Result<[u8; 32], String> {
     super::bytes32(text).ok_or_else(|| "64 lower-case hexadecimal digits".to_owned())
 }
 

@@ -1,7 +1,7 @@
 //! What a request asks, done: policy, keys, tokens, answer.
 
 use crate::admin::AdminPermit;
-use crate::audit::{Audit, Finished, Stated, Withheld};
+use crate::audit::{Alarm, Audit, Finished, Seals, Stated, Withheld};
 use crate::config::Limits;
 use crate::envelope::rewrap::RewrapPermit;
 use crate::envelope::{Authentic, SealError, SealTime, Sealer};
@@ -11,6 +11,7 @@ use crate::policy::live::Live as LivePolicy;
 use crate::policy::{Asker, Asking, Decision, Moment, Subject, Verb};
 use crate::session::Session;
 use e3_wire::{Item, Refusal, Request, RequestRefusal, Role, Roles, RootFate, ValueType};
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -34,6 +35,8 @@ pub(super) struct Engine {
     /// Where the keyring's roots are from, if it is KMS.
     roots: Option<Arc<HostRoots>>,
     audit: Audit,
+    alarm: Alarm,
+    seals: Seals,
     create_apps: bool,
     limits: Limits,
     counters: Counters,
@@ -108,16 +111,19 @@ impl Engine {
     pub(super) fn new(
         policy: Arc<LivePolicy>,
         (live, roots): (Live, Option<Arc<HostRoots>>),
-        audit: Audit,
+        (audit, alarm): (Audit, Alarm),
         create_apps: bool,
         limits: Limits,
     ) -> Self {
+        audit.sign_with(live.current().audit_key().cloned());
         let held = limits.held_bytes.div_ceil(1024).min(Semaphore::MAX_PERMITS);
         Self {
             policy,
             live,
             roots,
             audit,
+            alarm,
+            seals: Seals::default(),
             create_apps,
             limits,
             counters: Counters::default(),
@@ -141,6 +147,14 @@ impl Engine {
 
     pub(super) fn audit(&self) -> &Audit {
         &self.audit
+    }
+
+    pub(super) fn seals(&self) -> &Seals {
+        &self.seals
+    }
+
+    pub(super) fn alarm(&self) -> &Alarm {
+        &self.alarm
     }
 
     pub(super) fn counters(&self) -> &Counters {
@@ -245,7 +259,8 @@ impl Engine {
         }
         let Some(time) = SealTime::now() else { return Outcome::Refused(RequestRefusal::NotReady) };
         let version = policy.state().map(|state| state.version);
-        let work = Work { engine: self, keyring: &keyring, request, session, permit, asker, version };
+        let sealed = RefCell::default();
+        let work = Work { engine: self, keyring: &keyring, request, session, permit, asker, version, sealed };
         work.run(time, deadline)
     }
 }
@@ -261,6 +276,8 @@ struct Work<'a> {
     asker: Option<Asker<'a>>,
     /// The policy's version.
     version: Option<u64>,
+    /// What was sealed, by role.
+    sealed: RefCell<Vec<(Role, Verb, u64)>>,
 }
 
 /// The request cannot be served at all.
@@ -287,6 +304,8 @@ impl Work<'_> {
             principal: names.as_deref().filter(|names| !names.is_empty()),
             policy: self.version,
         };
+        let principal = stated.principal.unwrap_or_else(|| self.session.name());
+        self.engine.seals.add(principal, self.request.app, &self.sealed.borrow());
         Outcome::Answer(answer.finish(&stated, deadline))
     }
 
@@ -341,10 +360,13 @@ impl Work<'_> {
             return self.deny(Verb::Open, None, refusal, 0, answer);
         };
         let of = Some((genuine.role(), genuine.kid()));
-        if !roles.contains(genuine.role()) {
+        let decision = self.decide(Verb::Open, genuine.role(), subject(&genuine));
+        if !decision.honey && !roles.contains(genuine.role()) {
             return self.deny(Verb::Open, of, Refusal::RoleNotAllowed, 0, answer);
         }
-        let decision = self.decide(Verb::Open, genuine.role(), subject(&genuine));
+        if decision.honey {
+            return self.ring(genuine.role(), genuine.kid(), decision.line, answer);
+        }
         match decision.result {
             Ok(allowed) if genuine.reveal(&allowed, answer) => count(&self.engine.counters.opened),
             Ok(_) => self.deny(Verb::Open, of, Refusal::RoleNotAllowed, decision.line, answer),
@@ -445,6 +467,7 @@ impl Work<'_> {
             Ok(allowed) => match answer.token(|out| sealer.seal(&allowed, value_type, value, out)) {
                 Ok(()) => {
                     count(&self.engine.counters.sealed);
+                    self.count_seal(role, verb);
                     return Ok(());
                 }
                 Err(SealError::BadValue | SealError::Cipher) => Refusal::BadValue,
@@ -458,6 +481,23 @@ impl Work<'_> {
         count(&self.engine.counters.refused);
         answer.refused(refusal);
         Ok(())
+    }
+
+    fn count_seal(&self, role: Role, verb: Verb) {
+        let mut sealed = self.sealed.borrow_mut();
+        match sealed.iter_mut().find(|(r, v, _)| (*r, *v) == (role, verb)) {
+            Some((.., count)) => *count += 1,
+            None => sealed.push((role, verb, 1)),
+        }
+    }
+
+    /// A trap was touched: whoever did it is answered as anybody is who may not.
+    fn ring(&self, role: Role, kid: u32, line: u32, answer: &mut Withheld) {
+        let names = self.asker.as_ref().map(|asker| asker.names().collect::<Vec<_>>().join("+"));
+        let principal = names.as_deref().filter(|n| !n.is_empty()).unwrap_or_else(|| self.session.name());
+        self.engine.alarm.ring(self.request.app, role, principal, self.request.context.request_id);
+        count(&self.engine.counters.refused);
+        answer.trapped(role, kid, line);
     }
 
     fn deny(&self, verb: Verb, token: Option<(Role, u32)>, refusal: Refusal, line: u32, answer: &mut Withheld) {

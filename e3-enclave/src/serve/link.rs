@@ -131,5 +131,9 @@ pub(super) fn state(engine: &Engine) -> State {
 /// What an engine with this keyring states about itself.
 #[must_use]
 pub fn stated(keyring: &Keyring) -> State {
-    State { keyring: Some(KeyringState { epoch: keyring.epoch(), id: *keyring.id_bytes() }), ..State::default() }
+    State {
+        keyring: Some(KeyringState { epoch: keyring.epoch(), id: *keyring.id_bytes() }),
+        audit_key: keyring.audit_key().map(|key| *key.public()),
+        ..State::default()
+    }
 }

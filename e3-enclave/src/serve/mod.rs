@@ -11,7 +11,7 @@ pub mod link;
 mod outbox;
 mod signals;
 
-use crate::audit::Audit;
+use crate::audit::{Alarm, Audit, PolicyEvent, Record};
 use crate::config::Limits;
 use crate::error::Error;
 use crate::keyring::hex;
@@ -26,7 +26,7 @@ use link::Link;
 use signals::Signals;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
@@ -35,6 +35,12 @@ const KEYRING_LOOK: Duration = Duration::from_millis(500);
 
 /// How often the policy is looked at: what it takes back is taken back within a second.
 const POLICY_LOOK: Duration = Duration::from_millis(500);
+
+/// Time for the audit to take what it is told when the engine stops.
+const LAST: Duration = Duration::from_secs(2);
+
+/// The counter by which a host knows that a trap was touched.
+pub(crate) const HONEY: &str = "honey";
 
 /// How often the host hears how the engine is.
 const STATUS: Duration = Duration::from_secs(1);
@@ -59,6 +65,10 @@ pub struct Settings {
     pub roots: Option<Arc<HostRoots>>,
     /// Who may come in whatever the policy says: relays and administrators of the measured lists.
     pub admitted: Admitted,
+    /// How often it is recorded what was sealed.
+    pub seals: Duration,
+    /// What rings when a trap is touched.
+    pub alarm: Alarm,
 }
 
 /// Serves relays until SIGTERM or SIGINT, then finishes what is in flight.
@@ -95,7 +105,9 @@ async fn serve(settings: Settings, live: Live, audit: Audit, link: Link) -> Resu
         listeners.push(bound.map_err(|source| Error::Listen { endpoint: endpoint.clone(), source })?);
     }
     let (limits, epoch) = (settings.limits, live.current().epoch());
-    let engine = Arc::new(Engine::new(settings.policy, (live, settings.roots), audit, settings.create_apps, limits));
+    let keys = (live, settings.roots);
+    let engine = Engine::new(settings.policy, keys, (audit, settings.alarm), settings.create_apps, limits);
+    let engine = Arc::new(engine);
     let (drain, draining) = watch::channel(false);
     let room = Arc::new(Semaphore::new(limits.connections));
     let mut accepting = JoinSet::new();
@@ -114,6 +126,7 @@ async fn serve(settings: Settings, live: Live, audit: Audit, link: Link) -> Resu
     let policy = Follower { engine: Arc::clone(&engine), link: link.clone(), admitted: settings.admitted };
     policy.look(false).await;
     let following = tokio::spawn(policy.clone().follow());
+    let counting = tokio::spawn(record_seals(Arc::clone(&engine), settings.seals));
     let watching = tokio::spawn(follow_keyring(Arc::clone(&engine)));
     let proving = tokio::spawn(link.clone().keep_fresh(Arc::clone(&engine)));
     let telling = settings.health.clone().map(|health| tokio::spawn(tell(health, Arc::clone(&engine))));
@@ -123,6 +136,7 @@ async fn serve(settings: Settings, live: Live, audit: Audit, link: Link) -> Resu
     }
     watching.abort();
     following.abort();
+    counting.abort();
     proving.abort();
     if let (Some(health), Some(telling)) = (&settings.health, &telling) {
         telling.abort();
@@ -140,6 +154,8 @@ async fn serve(settings: Settings, live: Live, audit: Audit, link: Link) -> Resu
         () = tokio::time::sleep(limits.drain) => tracing::warn!("requests were still in flight when the drain time ended"),
         () = async { while signals.next().await != signals::Signal::Stop {} } => tracing::warn!("stopped while draining"),
     }
+    let last = Arc::clone(&engine);
+    drop(tokio::task::spawn_blocking(move || last.seals().record_last(last.audit(), LAST)).await);
     engine.counters().log();
     tracing::info!("stopped");
     Ok(())
@@ -183,6 +199,16 @@ async fn accept(
     }
 }
 
+/// Has it recorded now and then what was sealed.
+async fn record_seals(engine: Arc<Engine>, every: Duration) {
+    let mut ticks = tokio::time::interval(every);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        engine.seals().record(engine.audit(), every.max(LAST));
+    }
+}
+
 /// Puts newer policies in force.
 #[derive(Clone)]
 struct Follower {
@@ -203,7 +229,15 @@ impl Follower {
 
     async fn look(&self, force: bool) {
         let engine = Arc::clone(&self.engine);
-        match tokio::task::spawn_blocking(move || engine.policy().reload(force)).await {
+        let looked = tokio::task::spawn_blocking(move || engine.policy().reload(force)).await;
+        match &looked {
+            Ok(Ok(Some(loaded))) => {
+                self.tell(&PolicyEvent::Loaded { version: loaded.version, hash: loaded.hash }).await
+            }
+            Ok(Err(fault)) => self.tell(&PolicyEvent::Refused(fault.as_str())).await,
+            Ok(Ok(None)) | Err(_) => {}
+        }
+        match looked {
             Ok(Ok(None)) => {}
             Ok(Ok(Some(loaded))) => {
                 tracing::info!(version = loaded.version, hash = hex(&loaded.hash), "the policy is in force");
@@ -211,6 +245,16 @@ impl Follower {
             }
             Ok(Err(fault)) => tracing::error!(%fault, "the policy is not put in force; the one that is stays"),
             Err(error) => tracing::error!(%error, "the policy was not looked at"),
+        }
+    }
+
+    /// Has it recorded. The policy is in force by then: a sink that is full must not keep a grant that was taken back.
+    async fn tell(&self, event: &PolicyEvent) {
+        let record = Record::of_policy(event, Instant::now() + LAST);
+        let audit = self.engine.audit().clone();
+        let told = tokio::task::spawn_blocking(move || record.and_then(|record| audit.record(record, LAST))).await;
+        if !matches!(told, Ok(Some(_))) {
+            tracing::error!("the audit did not take the record of a change of the policy");
         }
     }
 
@@ -248,13 +292,18 @@ async fn tell(health: Health, engine: Arc<Engine>) {
 }
 
 fn status(state: Doing, engine: &Engine) -> Status {
-    Status { state, epoch: engine.keyring().epoch(), cause: String::new(), counters: engine.counters().list() }
+    let mut counters = engine.counters().list();
+    counters.push((HONEY.to_owned(), engine.alarm().count()));
+    Status { state, epoch: engine.keyring().epoch(), cause: String::new(), counters }
 }
 
 async fn reload(engine: &Arc<Engine>, force: bool) {
-    let engine = Arc::clone(engine);
+    let (engine, followed) = (Arc::clone(engine), engine);
     match tokio::task::spawn_blocking(move || engine.reload(force)).await {
-        Ok(Ok(Some(epoch))) => tracing::info!(epoch, "keyring reloaded"),
+        Ok(Ok(Some(epoch))) => {
+            followed.audit().sign_with(followed.keyring().audit_key().cloned());
+            tracing::info!(epoch, "keyring reloaded");
+        }
         Ok(Ok(None)) => {}
         Ok(Err(error)) => tracing::error!(%error, "keyring not reloaded; the one in force stays"),
         Err(error) => tracing::error!(%error, "keyring not reloaded"),

@@ -11,7 +11,7 @@ use json_span::{Kind, Replacement};
 use super::sealed::{Replaced, Sealed};
 use super::select::{Selection, Target};
 use super::tokens::{Decoded, each_token, is_token_of};
-use crate::engine::Engine;
+use crate::engine::{self, Engine};
 use crate::error::{Failure, Side};
 use crate::rules::action::Verb;
 use crate::rules::plan::Plan;
@@ -154,7 +154,7 @@ async fn edits(
     let asked = Instant::now();
     let frame = engine.call(request, side).await?;
     report.engine_time = asked.elapsed();
-    let items = match frame.answer() {
+    let items = match engine::read(&frame, context.request_id) {
         Ok(Answer::Items(items)) => items,
         Ok(Answer::Refused(refusal)) => return Err(Failure::Engine(refusal)),
         Err(_) => return Err(Failure::EngineAnswer),
@@ -186,7 +186,7 @@ pub(super) async fn edits_of_all(
         Ok(frame) => frame,
         Err(failure) => return (only_free(), Some(failure)),
     };
-    let items = match frame.answer() {
+    let items = match engine::read(&frame, context.request_id) {
         Ok(Answer::Items(items)) if items.len() == edits.iter().map(Vec::len).sum::<usize>() => items,
         Ok(Answer::Refused(refusal)) => return (only_free(), Some(Failure::Engine(refusal))),
         Ok(Answer::Items(_)) | Err(_) => return (only_free(), Some(Failure::EngineAnswer)),

@@ -4,26 +4,19 @@
 //! that a crash cut short is removed at the next opening (nothing was answered for it). The file is opened again when its name leads elsewhere, so that
 //! it can be rotated by renaming.
 
+use super::{Opened, Sink};
+use crate::audit::chain::last_head;
 use rustix::fs::OFlags;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// Where records go.
-pub(crate) trait Sink: Send {
-    /// Its name, for people.
-    fn name(&self) -> String;
-
-    /// Makes the sink ready, if it is not.
-    fn ensure_open(&mut self) -> io::Result<()>;
-
-    /// Takes whole lines; they are durable when it answers.
-    fn commit(&mut self, lines: &[u8]) -> io::Result<()>;
-}
-
-pub(crate) struct FileSink {
+/// The file.
+pub struct FileSink {
     path: PathBuf,
+    /// Device and inode of the file that was written to last.
+    last: Option<(u64, u64)>,
     /// Whether something that cannot be synced, such as a pipe, will do. Development only.
     unsynced: bool,
     open: Option<OpenFile>,
@@ -37,8 +30,10 @@ struct OpenFile {
 }
 
 impl FileSink {
-    pub(crate) fn new(path: PathBuf, unsynced: bool) -> Self {
-        Self { path, unsynced, open: None }
+    /// Records go to this file. With `unsynced`, pipes and devices will do, which is for development.
+    #[must_use]
+    pub fn new(path: PathBuf, unsynced: bool) -> Self {
+        Self { path, last: None, unsynced, open: None }
     }
 }
 
@@ -48,16 +43,22 @@ impl Sink for FileSink {
     }
 
     /// Opens the file if it is not open, or if its name leads elsewhere by now.
-    fn ensure_open(&mut self) -> io::Result<()> {
+    fn ensure_open(&mut self) -> io::Result<Opened> {
         if let Some(open) = &self.open {
             let there = self.path.metadata().is_ok_and(|m| (m.dev(), m.ino()) == open.identity);
             if there {
-                return Ok(());
+                return Ok(Opened::Same);
             }
             self.open = None;
         }
-        self.open = Some(self.reopen()?);
-        Ok(())
+        let (open, head) = self.reopen()?;
+        let opened = match self.last.replace(open.identity) {
+            None => Opened::Continued(head),
+            Some(last) if last == open.identity => Opened::Same,
+            Some(_) => Opened::Begun,
+        };
+        self.open = Some(open);
+        Ok(opened)
     }
 
     /// Appends whole lines and syncs them.
@@ -89,7 +90,8 @@ impl Sink for FileSink {
 }
 
 impl FileSink {
-    fn reopen(&self) -> io::Result<OpenFile> {
+    /// The file, and the head of the chain in its last line.
+    fn reopen(&self) -> io::Result<(OpenFile, Option<[u8; 32]>)> {
         // Without NONBLOCK, opening a pipe that nobody reads would never return. It has no effect on regular files.
         let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32;
         // Only a regular file is also read, for its last line: a pipe must not become its own reader.
@@ -113,7 +115,8 @@ impl FileSink {
                 let folder = self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
                 File::open(folder)?.sync_all()?;
             }
-            return Ok(OpenFile { file, identity: (meta.dev(), meta.ino()), good: Some(good) });
+            let head = head_at_end(&mut file, good)?;
+            return Ok((OpenFile { file, identity: (meta.dev(), meta.ino()), good: Some(good) }, head));
         }
         let kind = meta.file_type();
         if !self.unsynced || !(kind.is_fifo() || kind.is_char_device()) {
@@ -121,8 +124,18 @@ impl FileSink {
         }
         // The writer has a thread of its own, and may block.
         rustix::fs::fcntl_setfl(&file, OFlags::APPEND)?;
-        Ok(OpenFile { file, identity: (meta.dev(), meta.ino()), good: None })
+        Ok((OpenFile { file, identity: (meta.dev(), meta.ino()), good: None }, None))
     }
+}
+
+/// The head that the end of the file names: records are far shorter than what is looked at.
+fn head_at_end(file: &mut File, len: u64) -> io::Result<Option<[u8; 32]>> {
+    const END: u64 = 64 * 1024;
+    let start = len.saturating_sub(END);
+    let mut end = Vec::new();
+    file.seek(SeekFrom::Start(start))?;
+    file.take(len - start).read_to_end(&mut end)?;
+    Ok(last_head(&end))
 }
 
 /// Cuts the file behind its last line feed; answers its length.
