@@ -41,6 +41,16 @@ impl Chain {
         Some(Self { last: Mark { boot, sequence: 0, head: [0; 32] } })
     }
 
+    /// The last place.
+    pub(super) fn last(&self) -> Mark {
+        self.last
+    }
+
+    /// Takes back what was placed since: no sink has it.
+    pub(super) fn go_back(&mut self, last: Mark) {
+        self.last = last;
+    }
+
     /// Whether nothing was placed yet.
     pub(super) fn is_new(&self) -> bool {
         self.last.sequence == 0

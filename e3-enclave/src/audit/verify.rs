@@ -343,7 +343,7 @@ mod tests {
         let (mut chain, key, mut out, mut marks) = (Chain::begin().unwrap(), key(7), Vec::new(), Vec::new());
         chain.boot(before, &mut out).unwrap();
         for n in 0..6 {
-            marks.push(chain.place(format!("{{\"v\":1,\"n\":{n},\"boot\":\"no\"}}\n").as_bytes(), &mut out));
+            marks.push(chain.place(format!("{{\"v\":1,\"n\":{n}}}\n").as_bytes(), &mut out));
             if n % 3 == 2 {
                 chain.sign(&key, &mut out);
             }

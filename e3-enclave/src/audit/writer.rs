@@ -1,7 +1,7 @@
 //! The thread that writes records, many at a time: while one group is being synced, the next one gathers.
 //!
-//! Every sink takes every line, in the same order. What a sink did not take it is offered again before anything else, and until it has taken it nothing is answered: so
-//! all sinks hold the same chain.
+//! Every sink takes every line, in the same order. What a sink may have taken in part, or what others have taken, it is offered again before anything else, and until it has
+//! taken it nothing is answered: so all sinks hold the same chain. What no sink has was never written: the chain goes back to where it was.
 
 use super::chain::Chain;
 use super::host::HostSink;
@@ -196,22 +196,34 @@ impl Writer {
             self.tell(failed);
             return None;
         }
+        let before = self.chain.last();
         let mut lines = Vec::new();
         if self.chain.is_new() {
             self.chain.boot(self.before, &mut lines)?;
         } else if self.begun {
             self.chain.file(&mut lines)?;
         }
-        self.begun = false;
+
         let marks = group.iter().map(|job| self.chain.place(&job.record.line, &mut lines)).collect();
         if let Some(key) = &*self.key.load() {
             self.chain.sign(key, &mut lines);
         }
+        let mut anywhere = false;
         for slot in &mut self.slots {
-            if let Err(error) = slot.sink.commit(&lines) {
-                slot.behind.clone_from(&lines);
+            let taken = slot.sink.commit(&lines);
+            if let Err(error) = taken {
                 failed = Some((slot.sink.name(), error));
+                if !anywhere && slot.sink.fails_clean() {
+                    break;
+                }
+                slot.behind.clone_from(&lines);
             }
+            anywhere = true;
+        }
+        if anywhere {
+            self.begun = false;
+        } else {
+            self.chain.go_back(before);
         }
         let taken = failed.is_none();
         self.tell(failed);

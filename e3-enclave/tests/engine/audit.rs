@@ -12,7 +12,9 @@ use std::path::Path;
 fn records(path: &Path) -> Vec<Value> {
     let text = fs::read_to_string(path).unwrap();
     assert!(text.is_empty() || text.ends_with('\n'));
-    text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+    let all = text.lines().map(|l| serde_json::from_str::<Value>(l).unwrap());
+    // Without what the chain and the counters add.
+    all.filter(|record| record.get("event").is_none() && record.get("signed").is_none()).collect()
 }
 
 fn try_open(relay: &mut Relay, token: &[u8], timeout_ms: u32) -> Result<Vec<Reply>, RequestRefusal> {
@@ -46,7 +48,7 @@ fn every_open_has_its_record_when_its_answer_arrives() {
     let mut relay = engine.relay();
     let secret = b"4111-secret";
     let (card, cvc) = (relay.seal("shop", "card", secret), relay.seal("shop", "cvc", b"123-secret"));
-    assert_eq!(fs::read_to_string(setup.path("audit.jsonl")).unwrap(), "", "a seal makes no record");
+    assert!(records(&setup.path("audit.jsonl")).is_empty(), "a seal makes no record of its own");
     for n in 1..=50 {
         let replies = relay.ask("shop", 30_000, |w| {
             w.open(&[role("card")], &card).unwrap();

@@ -9,7 +9,7 @@ use json_span::{Hit, Kind, Limits, Program, Replacement, Scanner, Selector, Sele
 
 use super::{Asked, Settled, Value, Verb, ask, may_stay, now};
 use crate::body::FieldOutcome;
-use crate::engine::Engine;
+use crate::engine::{self, Engine};
 use crate::error::{Failure, Side};
 
 /// Every scalar of a text.
@@ -203,7 +203,7 @@ pub async fn treat(
         return Ok(text.to_vec());
     }
     let frame = engine.call(request, Side::Request).await?;
-    match frame.answer() {
+    match engine::read(&frame, context.request_id) {
         Ok(Answer::Items(items)) => apply(text, &edits, &items, leave, counts),
         Ok(Answer::Refused(refusal)) => Err(Failure::Engine(refusal).into()),
         Err(_) => Err(Failure::EngineAnswer.into()),

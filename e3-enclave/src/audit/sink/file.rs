@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 /// The file.
 pub struct FileSink {
     path: PathBuf,
+    /// Whether it is a regular file, which is cut back after a failure.
+    regular: bool,
     /// Device and inode of the file that was written to last.
     last: Option<(u64, u64)>,
     /// Whether something that cannot be synced, such as a pipe, will do. Development only.
@@ -33,7 +35,7 @@ impl FileSink {
     /// Records go to this file. With `unsynced`, pipes and devices will do, which is for development.
     #[must_use]
     pub fn new(path: PathBuf, unsynced: bool) -> Self {
-        Self { path, last: None, unsynced, open: None }
+        Self { path, regular: true, last: None, unsynced, open: None }
     }
 }
 
@@ -57,8 +59,13 @@ impl Sink for FileSink {
             Some(last) if last == open.identity => Opened::Same,
             Some(_) => Opened::Begun,
         };
+        self.regular = open.good.is_some();
         self.open = Some(open);
         Ok(opened)
+    }
+
+    fn fails_clean(&self) -> bool {
+        self.regular
     }
 
     /// Appends whole lines and syncs them.

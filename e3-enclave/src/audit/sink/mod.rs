@@ -29,6 +29,11 @@ pub trait Sink: Send {
     /// # Errors
     /// It did not take them, or does not say so; they are offered again.
     fn commit(&mut self, lines: &[u8]) -> io::Result<()>;
+
+    /// Whether lines that it did not take have left no trace in it, so that they need not be offered again.
+    fn fails_clean(&self) -> bool {
+        false
+    }
 }
 
 /// What is known of a sink that is ready.

@@ -95,7 +95,7 @@ impl Shared {
             Err(failure) => return whole(failure).collect(),
         };
         let expected: usize = asked.iter().flatten().map(Vec::len).sum();
-        let items = match frame.answer() {
+        let items = match crate::engine::read(&frame, "") {
             Ok(Answer::Items(items)) if items.len() == expected => items,
             Ok(Answer::Refused(refusal)) => return whole(Failure::Engine(refusal)).collect(),
             Ok(Answer::Items(_)) | Err(_) => return whole(Failure::EngineAnswer).collect(),
