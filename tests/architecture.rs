@@ -60,7 +60,11 @@ const CONFINED: [(&str, &[&str], &[&str]); 9] = [
     ),
     ("e3-enclave/src", &["aes_gcm", "hkdf", "hmac"], &["envelope", "keyring"]),
     ("e3-enclave/src", &["aws_sdk_kms", "aws_smithy_runtime_api"], &["kms"]),
-    ("e3-enclave/src", &["tokio::net", "std::net", "std::os::unix::net", "tokio_vsock"], &["serve", "host"]),
+    (
+        "e3-enclave/src",
+        &["tokio::net", "std::net", "std::os::unix::net", "tokio_vsock"],
+        &["serve", "host", "audit/sink"],
+    ),
     ("e3-enclave/attest/src", &["tokio", "std::net", "std::fs", "std::io"], &[]),
     ("e3-enclave/wire/src", &["tokio", "std::net", "std::fs", "std::io"], &[]),
     ("relay/json-span/src", &["tokio", "std::net", "std::fs", "std::io"], &[]),

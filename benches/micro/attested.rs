@@ -4,7 +4,7 @@
 
 use e3_attest::make::{Authority, Content};
 use e3_attest::{ExpectedNonce, KeyringState, Pcr, PcrSet, PcrSets, Request, State, Verifier};
-use e3_enclave::audit::Audit;
+use e3_enclave::audit::Alarm;
 use e3_enclave::config::{Config, Rules};
 use e3_enclave::keyring::{Live, RootKey, Store};
 use e3_enclave::policy::live::Live as LivePolicy;
@@ -144,7 +144,7 @@ fn engine(folder: &Path, module: Option<(&Arc<Module>, [u8; 32])>) -> Endpoint {
                 .expect("a link")
         }
     };
-    let audit = Audit::start(config.audit.clone(), true).expect("an audit");
+    let audit = config.audit.open(true).expect("an audit");
     let settings = Settings {
         listen: config.listen,
         socket_mode: 0o600,
@@ -158,6 +158,8 @@ fn engine(folder: &Path, module: Option<(&Arc<Module>, [u8; 32])>) -> Endpoint {
         health: None,
         roots: None,
         admitted: e3_link::attested::engine::Admitted::default(),
+        seals: config.audit.seals,
+        alarm: Alarm::default(),
     };
     std::thread::spawn(move || {
         pin(1);

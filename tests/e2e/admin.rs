@@ -194,7 +194,8 @@ impl World {
     fn commands(&self) -> Vec<String> {
         let text = fs::read_to_string(self.file("audit.jsonl")).unwrap_or_default();
         let records = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-        let commands = records.filter(|r| r.get("decisions").is_none());
+        // Without openings, and without what the chain and the counters add.
+        let commands = records.filter(|r| r.get("decision").is_some());
         commands
             .map(|r| format!("{} {}", r["command"]["verb"].as_str().unwrap_or("-"), r["decision"].as_str().unwrap()))
             .collect()

@@ -99,9 +99,9 @@ impl Seals {
 }
 
 fn line(table: Table) -> Option<Line> {
-    let one = |principal: &Box<str>, ((app, role, verb), count): ((App, Role, Verb), u64)| Seal {
+    let one = |principal: &str, ((app, role, verb), count): ((App, Role, Verb), u64)| Seal {
         app: app.to_string(),
-        principal: principal.clone(),
+        principal: principal.into(),
         role: role.to_string(),
         verb: verb.as_str(),
         count,
