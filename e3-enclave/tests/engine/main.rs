@@ -14,3 +14,4 @@ mod harness;
 mod keys;
 mod lifecycle;
 mod tokens;
+mod trail;
