@@ -159,7 +159,8 @@ Examples:
   e3 keys rotate --app shop                  step 1: the new key opens tokens and makes none
   e3 keys rotate --app shop --promote        step 2: it makes new tokens; the old key still opens old ones
   e3 keys rotate --app shop --now            both at once: only where a single engine runs
-  e3 keys rotate --app shop --lineage det    deterministic tokens: equal values give other tokens from then on")]
+  e3 keys rotate --app shop --lineage det    deterministic tokens: equal values give other tokens from then on
+  e3 keys rotate --app shop --lineage public another public key is given out, and an app's first one: keyrings of older versions have none")]
     Rotate {
         /// The app; every app when absent.
         #[arg(long)]
@@ -290,6 +291,8 @@ pub enum LineageArg {
     Random,
     /// Keys of deterministic tokens.
     Det,
+    /// Key pairs of public-key sealing.
+    Public,
 }
 
 /// About the configuration file.

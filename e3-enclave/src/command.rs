@@ -225,6 +225,7 @@ fn manage(keys: Keys) -> Result<(), Error> {
             let lineage = match lineage {
                 LineageArg::Random => Lineage::Random,
                 LineageArg::Det => Lineage::Deterministic,
+                LineageArg::Public => Lineage::Public,
             };
             if let Some(operator) = Operator::of(&at.engines)? {
                 return print(&operator.rotate(app, lineage, promote, now)?);

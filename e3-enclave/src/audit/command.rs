@@ -72,6 +72,7 @@ const fn lineage_name(lineage: KeyLineage) -> &'static str {
     match lineage {
         KeyLineage::Random => "random",
         KeyLineage::Deterministic => "det",
+        KeyLineage::Public => "public",
     }
 }
 

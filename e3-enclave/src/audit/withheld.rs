@@ -47,6 +47,11 @@ impl Withheld {
         self.answer.try_token(write)
     }
 
+    /// Appends a public key.
+    pub(crate) fn public_key(&mut self, kid: u32, key: &[u8; 32]) {
+        self.answer.public_key(kid, key);
+    }
+
     /// Appends a refusal to seal.
     pub(crate) fn refused(&mut self, refusal: Refusal) {
         self.answer.refused(refusal);

@@ -1,5 +1,6 @@
 //! The header, the sealed binary and the message key (SPEC.md, "Sealed binary", "Message key").
 
+use crate::keyring::pair::ENCAPSULATED;
 use crate::keyring::{Lineage, SecretKey};
 use aes_gcm::{Aes256Gcm, KeyInit};
 use e3_wire::token::BINARY_OVERHEAD;
@@ -18,16 +19,23 @@ const KEY: usize = 32;
 pub(crate) const PREAMBLE: usize = 1 + 4 + 4 + SALT + COMMIT;
 const _: () = assert!(PREAMBLE + TAG == BINARY_OVERHEAD);
 
+/// The same of suite 2: suite, kid, time, encapsulated key.
+pub(crate) const PUBLIC_PREAMBLE: usize = 1 + 4 + 4 + ENCAPSULATED;
+const _: () = assert!(PUBLIC_PREAMBLE < PREAMBLE, "so that the limits of a token's text hold for it too");
+
 const MAGIC: &[u8; 4] = b"e3v1";
 const MESSAGE_INFO: &[u8] = b"e3v1/message";
+const PUBLIC_INFO: &[u8] = b"e3v1/public";
 const MAX_HEADER: usize = 4 + 2 + 20 + 1 + 1 + 4 + 4;
 
-/// How a token is sealed. Suite 2 (public-key sealing) has its number reserved and is not made or opened yet.
+/// How a token is sealed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Suite {
     /// A random salt: equal values give unlike tokens.
     Random = 1,
+    /// To a public key of the app, by anyone who has it: HPKE. Its time is the sealer's claim.
+    Public = 2,
     /// The salt is a MAC of the value: equal values of an app and role give equal tokens. Carries no time.
     Deterministic = 3,
 }
@@ -37,6 +45,7 @@ impl Suite {
     pub(crate) fn lineage(self) -> Lineage {
         match self {
             Self::Random => Lineage::Random,
+            Self::Public => Lineage::Public,
             Self::Deterministic => Lineage::Deterministic,
         }
     }
@@ -44,6 +53,7 @@ impl Suite {
     pub(crate) fn from_number(number: u8) -> Option<Self> {
         match number {
             1 => Some(Self::Random),
+            2 => Some(Self::Public),
             3 => Some(Self::Deterministic),
             _ => None,
         }
@@ -123,31 +133,56 @@ impl MessageKey {
     }
 }
 
+/// The `info` of HPKE: what binds a token of suite 2 to its app.
+pub(crate) fn public_info(app: App) -> Vec<u8> {
+    let length = (app.as_bytes().len() as u16).to_be_bytes();
+    [PUBLIC_INFO, &length[..], app.as_bytes()].concat()
+}
+
 /// The parts of a sealed binary, not yet believed.
 pub(crate) struct Parts {
     pub(crate) suite: Suite,
     pub(crate) kid: u32,
     pub(crate) time: u32,
-    pub(crate) salt: [u8; SALT],
-    pub(crate) commit: [u8; COMMIT],
+    pub(crate) how: How,
+}
+
+/// What the message key comes from.
+pub(crate) enum How {
+    /// The app key and a salt (suites 1 and 3).
+    Derived { salt: [u8; SALT], commit: [u8; COMMIT] },
+    /// A key pair of the app and an encapsulated key (suite 2).
+    Encapsulated { enc: [u8; ENCAPSULATED] },
 }
 
 impl Parts {
     /// Reads the fixed start of a sealed binary; the rest is ciphertext and tag.
     pub(crate) fn read(binary: &[u8]) -> Option<Self> {
-        if binary.len() < BINARY_OVERHEAD || binary.len() > BINARY_OVERHEAD + e3_wire::MAX_VALUE {
-            return None;
-        }
         let (suite, rest) = binary.split_first()?;
+        let suite = Suite::from_number(*suite)?;
         let (kid, rest) = rest.split_first_chunk()?;
         let (time, rest) = rest.split_first_chunk()?;
-        let (salt, rest) = rest.split_first_chunk()?;
-        let (commit, _) = rest.split_first_chunk()?;
-        let suite = Suite::from_number(*suite)?;
         let time = u32::from_be_bytes(*time);
-        if suite == Suite::Deterministic && time != 0 {
+        let (how, preamble) = match suite {
+            Suite::Random | Suite::Deterministic => {
+                let (salt, rest) = rest.split_first_chunk()?;
+                let (commit, _) = rest.split_first_chunk()?;
+                (How::Derived { salt: *salt, commit: *commit }, PREAMBLE)
+            }
+            Suite::Public => (How::Encapsulated { enc: *rest.first_chunk()? }, PUBLIC_PREAMBLE),
+        };
+        let value = binary.len().checked_sub(preamble + TAG)?;
+        if value > e3_wire::MAX_VALUE || (suite == Suite::Deterministic && time != 0) {
             return None;
         }
-        Some(Self { suite, kid: u32::from_be_bytes(*kid), time, salt: *salt, commit: *commit })
+        Some(Self { suite, kid: u32::from_be_bytes(*kid), time, how })
+    }
+
+    /// Bytes before the ciphertext.
+    pub(crate) fn preamble(&self) -> usize {
+        match self.how {
+            How::Derived { .. } => PREAMBLE,
+            How::Encapsulated { .. } => PUBLIC_PREAMBLE,
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Opening (SPEC.md, "Opening").
 
-use super::format::{Header, MessageKey, PREAMBLE, Parts, Suite, TAG};
+use super::format::{Header, How, MessageKey, Parts, Suite, TAG, public_info};
 use super::value;
 use crate::audit::Withheld;
 use crate::keyring::Keyring;
@@ -38,21 +38,29 @@ impl Authentic {
         let parts = Parts::read(&binary).ok_or(NotAuthentic)?;
         let key = keyring.find(parts.kid, app, parts.suite.lineage()).ok_or(NotAuthentic)?;
         let header = Header::new(token.role, token.value_type, parts.suite, parts.kid, parts.time);
-        let message = MessageKey::derive(key.secret(), app, &header, &parts.salt);
-        if !bool::from(message.commit().ct_eq(&parts.commit)) {
-            return Err(NotAuthentic);
-        }
-        let end = binary.len() - TAG;
-        let mut tag = aes_gcm::Tag::default();
+        let (start, end) = (parts.preamble(), binary.len() - TAG);
+        let mut tag = [0; TAG];
         tag.copy_from_slice(&binary[end..]);
-        let buffer = InOutBuf::from(&mut binary[PREAMBLE..end]);
-        message
-            .cipher()
-            .decrypt_inout_detached(&message.nonce(), header.as_bytes(), buffer, &tag)
-            .map_err(|_| NotAuthentic)?;
+        let sealed = &mut binary[start..end];
+        match parts.how {
+            How::Derived { salt, commit } => {
+                let message = MessageKey::derive(key.secret(), app, &header, &salt);
+                if !bool::from(message.commit().ct_eq(&commit)) {
+                    return Err(NotAuthentic);
+                }
+                message
+                    .cipher()
+                    .decrypt_inout_detached(&message.nonce(), header.as_bytes(), InOutBuf::from(sealed), &tag.into())
+                    .map_err(|_| NotAuthentic)?;
+            }
+            How::Encapsulated { enc } => {
+                let pair = key.pair().ok_or(NotAuthentic)?;
+                pair.open(&enc, (&public_info(app), header.as_bytes()), sealed, &tag).ok_or(NotAuthentic)?;
+            }
+        }
         // Keep the one buffer: move the value to its start and clear what lies behind.
-        binary.copy_within(PREAMBLE..end, 0);
-        let len = end - PREAMBLE;
+        binary.copy_within(start..end, 0);
+        let len = end - start;
         binary[len..].zeroize();
         binary.truncate(len);
         if !value::is_one_value(token.value_type, &binary) {

@@ -3,8 +3,9 @@
 use super::format::{Header, Suite};
 use super::open::Authentic;
 use super::salt::Salt;
-use super::seal::{SealError, Sealer, encrypt};
+use super::seal::{SealError, Sealer, encrypt, encrypt_to_public};
 use crate::admin::AdminPermit;
+use crate::keyring::pair::Seed;
 use crate::policy::Allowed;
 use e3_wire::{Role, token};
 
@@ -62,17 +63,24 @@ impl Sealer<'_> {
         if old.kid() >= key.kid() {
             return Ok(Rewrapped::Newest);
         }
-        let salt = match suite {
-            Suite::Random => Salt::random().ok_or(SealError::Entropy)?,
-            Suite::Deterministic => {
-                let det = key.deterministic().ok_or(SealError::NoKey)?;
-                Salt::deterministic(det, app, role, value_type, old.value())
-            }
-        };
         // Of suite 3 it is 0, and stays so.
         let time = old.time();
         let header = Header::new(role, value_type, suite, key.kid(), time);
-        encrypt(key, app, &header, (suite, time), salt, old.value(), &mut self.binary)?;
+        let salt = match suite {
+            Suite::Random => Some(Salt::random().ok_or(SealError::Entropy)?),
+            Suite::Deterministic => {
+                let det = key.deterministic().ok_or(SealError::NoKey)?;
+                Some(Salt::deterministic(det, app, role, value_type, old.value()))
+            }
+            Suite::Public => None,
+        };
+        match salt {
+            Some(salt) => encrypt(key, app, &header, (suite, time), salt, old.value(), &mut self.binary)?,
+            None => {
+                let seed = Seed::random().ok_or(SealError::Entropy)?;
+                encrypt_to_public(key, app, &header, time, seed, old.value(), &mut self.binary)?;
+            }
+        }
         token::write(role, value_type, &self.binary, out);
         Ok(Rewrapped::Under(key.kid()))
     }
@@ -104,8 +112,8 @@ mod tests {
         let mut keys = Vec::new();
         for generation in 0..generations {
             for (at, name) in APPS.iter().enumerate() {
-                for (lane, lineage) in [Lineage::Random, Lineage::Deterministic].into_iter().enumerate() {
-                    let kid = generation * 4 + at as u32 * 2 + lane as u32 + 1;
+                for (lane, lineage) in Lineage::ALL.into_iter().enumerate() {
+                    let kid = generation * 6 + at as u32 * 3 + lane as u32 + 1;
                     let key = AppKey::known(kid, app(name), lineage, [kid as u8; 32]);
                     keys.push(if generation + 1 == generations { key } else { key.retired() });
                 }
@@ -117,13 +125,18 @@ mod tests {
     /// A token as `keyring` makes it.
     fn seal(keyring: &Keyring, app: App, role: Role, ty: ValueType, suite: Suite, time: u32, value: &[u8]) -> Vec<u8> {
         let key = keyring.active(app, suite.lineage()).unwrap();
+        let header = Header::new(role, ty, suite, key.kid(), time);
+        let (mut binary, mut out) = (Vec::new(), Vec::new());
         let salt = match suite {
             Suite::Random => Salt::random().unwrap(),
             Suite::Deterministic => Salt::deterministic(key.deterministic().unwrap(), app, role, ty, value),
+            Suite::Public => {
+                encrypt_to_public(key, app, &header, time, Seed::random().unwrap(), value, &mut binary).unwrap();
+                token::write(role, ty, &binary, &mut out);
+                return out;
+            }
         };
-        let (mut binary, mut out) = (Vec::new(), Vec::new());
-        encrypt(key, app, &Header::new(role, ty, suite, key.kid(), time), (suite, time), salt, value, &mut binary)
-            .unwrap();
+        encrypt(key, app, &header, (suite, time), salt, value, &mut binary).unwrap();
         token::write(role, ty, &binary, &mut out);
         out
     }
@@ -140,7 +153,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_rewrapped_token_is_the_same_value_under_the_newest_key(
-            (old, new) in (1u32..4, 1u32..4), bank in any::<bool>(), deterministic in any::<bool>(), which in 0..TYPES.len(),
+            (old, new) in (1u32..4, 1u32..4), bank in any::<bool>(), suite in prop::sample::select(vec![Suite::Random, Suite::Public, Suite::Deterministic]), which in 0..TYPES.len(),
             text in "\\PC{0,40}", role in "[a-z][a-z0-9-]{0,19}", time in any::<u32>(),
         ) {
             let (before, after) = (keyring(old), keyring(old.max(new)));
@@ -148,7 +161,8 @@ mod tests {
             let role = Role::parse(&role).unwrap();
             let (ty, value) = TYPES[which];
             let value = if ty == ValueType::String { text.as_bytes() } else { value.as_bytes() };
-            let (suite, time) = if deterministic { (Suite::Deterministic, 0) } else { (Suite::Random, time) };
+            let deterministic = suite == Suite::Deterministic;
+            let time = if deterministic { 0 } else { time };
             let token = seal(&before, owner, role, ty, suite, time, value);
             let (done, rewrapped) = rewrap(&after, owner, &token);
             let newest = after.active(owner, suite.lineage()).unwrap().kid();
@@ -184,7 +198,7 @@ mod tests {
             .keys
             .iter_mut()
             .for_each(|key| *key = AppKey::known(key.kid(), key.app, key.lineage, [key.kid() as u8; 32]).retired());
-        behind.keys.iter_mut().take(4).for_each(|key| key.state = crate::keyring::KeyState::Active);
+        behind.keys.iter_mut().take(6).for_each(|key| key.state = crate::keyring::KeyState::Active);
         behind.index();
         assert_eq!(rewrap(&behind, app("shop"), &token).0, Rewrapped::Newest);
     }

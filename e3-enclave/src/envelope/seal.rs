@@ -1,8 +1,9 @@
 //! Sealing (SPEC.md, "Sealing").
 
-use super::format::{Header, MessageKey, PREAMBLE, Suite, TAG};
+use super::format::{Header, MessageKey, PREAMBLE, PUBLIC_PREAMBLE, Suite, TAG, public_info};
 use super::salt::{Salt, SealTime};
 use super::value;
+use crate::keyring::pair::Seed;
 use crate::keyring::{AppKey, Keyring, Lineage};
 use crate::policy::{Allowed, Sealing};
 use aes_gcm::aead::AeadInOut;
@@ -100,6 +101,38 @@ pub(super) fn encrypt(
     let buffer = InOutBuf::from(&mut binary[PREAMBLE..]);
     match message.cipher().encrypt_inout_detached(&message.nonce(), header.as_bytes(), buffer) {
         Ok(tag) => {
+            binary.extend_from_slice(&tag);
+            Ok(())
+        }
+        Err(_) => {
+            zeroize::Zeroize::zeroize(binary);
+            Err(SealError::Cipher)
+        }
+    }
+}
+
+/// The same to the app's own public key, as anyone who has it could: suite 2.
+pub(super) fn encrypt_to_public(
+    key: &AppKey,
+    app: App,
+    header: &Header,
+    time: u32,
+    seed: Seed,
+    value: &[u8],
+    binary: &mut Vec<u8>,
+) -> Result<(), SealError> {
+    let pair = key.pair().ok_or(SealError::NoKey)?;
+    binary.clear();
+    binary.reserve(PUBLIC_PREAMBLE + value.len() + TAG);
+    binary.push(Suite::Public as u8);
+    binary.extend_from_slice(&key.kid().to_be_bytes());
+    binary.extend_from_slice(&time.to_be_bytes());
+    let enc_at = binary.len();
+    binary.resize(PUBLIC_PREAMBLE, 0);
+    binary.extend_from_slice(value);
+    match pair.seal(seed, (&public_info(app), header.as_bytes()), &mut binary[PUBLIC_PREAMBLE..]) {
+        Ok((enc, tag)) => {
+            binary[enc_at..PUBLIC_PREAMBLE].copy_from_slice(&enc);
             binary.extend_from_slice(&tag);
             Ok(())
         }

@@ -3,10 +3,11 @@
 //!
 //! The file is checked, never written, unless `E3_WRITE_VECTORS` names the path to write it to; a change of it is a change of the format.
 
-use super::format::{Header, MessageKey, PREAMBLE, SALT, Suite};
+use super::format::{Header, MessageKey, PREAMBLE, PUBLIC_PREAMBLE, SALT, Suite, public_info};
 use super::open::Authentic;
 use super::salt::Salt;
-use super::seal::encrypt;
+use super::seal::{encrypt, encrypt_to_public};
+use crate::keyring::pair::Seed;
 use crate::keyring::{AppKey, Keyring, Lineage, hex};
 use base64ct::{Base64UrlUnpadded, Encoding};
 use e3_wire::{App, Role, TokenText, ValueType, token};
@@ -15,12 +16,15 @@ use sha2::{Digest, Sha256};
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/conformance/data/vectors/tokens.json");
 const TIME: u32 = 1_767_225_600;
-const KEYS: [(u32, &str, Lineage); 5] = [
+const KEYS: [(u32, &str, Lineage); 8] = [
     (1, "shop", Lineage::Random),
     (2, "shop", Lineage::Deterministic),
     (3, "bank", Lineage::Random),
     (4, "bank", Lineage::Deterministic),
     (0x0102_0304, "shop", Lineage::Random),
+    (5, "shop", Lineage::Public),
+    (6, "bank", Lineage::Public),
+    (7, "shop", Lineage::Public),
 ];
 
 fn key_bytes(kid: u32) -> [u8; 32] {
@@ -63,12 +67,14 @@ const PLAIN: Recipe<'static> = Recipe {
     value: b"4111111111111111",
 };
 
+const PUBLIC: Recipe<'static> = Recipe { name: "public key, string", suite: Suite::Public, kid: 5, ..PLAIN };
+
 struct Made {
     token: String,
     binary: Vec<u8>,
-    salt: [u8; SALT],
     header: Vec<u8>,
-    okm: Vec<u8>,
+    /// What the ciphertext came from.
+    from: Vec<(&'static str, Vec<u8>)>,
 }
 
 impl Recipe<'_> {
@@ -77,18 +83,35 @@ impl Recipe<'_> {
         let (app, role) = (app(self.app), role(self.role));
         let (_, owner, lineage) = KEYS.into_iter().find(|k| k.0 == self.kid).unwrap();
         let key = AppKey::known(self.kid, super::vectors::app(owner), lineage, key_bytes(self.kid));
-        let salt = match (self.suite, key.deterministic()) {
-            (Suite::Deterministic, Some(det)) => Salt::deterministic(det, app, role, self.ty, self.value),
-            _ => {
-                let digest = Sha256::digest(format!("e3v1 test salt {}", self.name));
-                Salt(digest[..SALT].try_into().unwrap())
-            }
-        };
         let header = Header::new(role, self.ty, self.suite, self.kid, self.time);
         let mut binary = Vec::new();
-        encrypt(&key, app, &header, (self.suite, self.time), salt, self.value, &mut binary).unwrap();
-        let okm = MessageKey::derive(key.secret(), app, &header, &salt.0).okm().to_vec();
-        Made { token: text(role, self.ty, &binary), binary, salt: salt.0, header: header.as_bytes().to_vec(), okm }
+        let from = match (self.suite, key.deterministic(), key.pair()) {
+            (Suite::Public, _, Some(pair)) => {
+                let ephemeral: [u8; 32] = Sha256::digest(format!("e3v1 test ephemeral {}", self.name)).into();
+                let seed = Seed::known(ephemeral);
+                encrypt_to_public(&key, app, &header, self.time, seed, self.value, &mut binary).unwrap();
+                let enc = binary[9..PUBLIC_PREAMBLE].to_vec();
+                vec![
+                    ("public", pair.public().to_vec()),
+                    ("info", public_info(app)),
+                    ("ephemeral", ephemeral.into()),
+                    ("enc", enc),
+                ]
+            }
+            (_, det, _) => {
+                let salt = match (self.suite, det) {
+                    (Suite::Deterministic, Some(det)) => Salt::deterministic(det, app, role, self.ty, self.value),
+                    _ => {
+                        let digest = Sha256::digest(format!("e3v1 test salt {}", self.name));
+                        Salt(digest[..SALT].try_into().unwrap())
+                    }
+                };
+                encrypt(&key, app, &header, (self.suite, self.time), salt, self.value, &mut binary).unwrap();
+                let okm = MessageKey::derive(key.secret(), app, &header, &salt.0).okm().to_vec();
+                vec![("salt", salt.0.into()), ("okm", okm)]
+            }
+        };
+        Made { token: text(role, self.ty, &binary), binary, header: header.as_bytes().to_vec(), from }
     }
 }
 
@@ -103,6 +126,7 @@ fn positive() -> Vec<Value> {
     let large = "0123456789".repeat(7_000);
     let det = |name, role, value| Recipe { name, role, suite: Suite::Deterministic, kid: 2, time: 0, value, ..PLAIN };
     let of = |name, ty, value| Recipe { name, ty, value, ..PLAIN };
+    let public = |name, ty, value| Recipe { name, ty, value, ..PUBLIC };
     let recipes = [
         PLAIN,
         of("empty string", String, b""),
@@ -126,6 +150,18 @@ fn positive() -> Vec<Value> {
         Recipe { app: "bank", kid: 4, ..det("deterministic, another app", "email", b"ada@example.com") },
         Recipe { ty: Json, ..det("deterministic object", "email", br#"{"a":1}"#) },
         det("deterministic 70,000 bytes", "email", large.as_bytes()),
+        PUBLIC,
+        public("public key, empty string", String, b""),
+        public("public key, unicode string", String, "Zoë 漢字 🔑".as_bytes()),
+        public("public key, number", Number, b"1.10"),
+        public("public key, true", Bool, b"true"),
+        public("public key, null", Null, b"null"),
+        public("public key, object", Json, br#"{"a":1}"#),
+        public("public key, 70,000 bytes", String, large.as_bytes()),
+        Recipe { role: "a2345678901234567-90", ..public("public key, longest role", String, b"x") },
+        Recipe { time: 0, ..public("public key, first time", String, b"x") },
+        Recipe { kid: 7, time: u32::MAX, ..public("public key, second key, last time", String, b"x") },
+        Recipe { app: "bank", kid: 6, ..public("public key, another app", String, b"4111111111111111") },
     ];
     recipes.iter().map(describe).collect()
 }
@@ -135,9 +171,10 @@ fn describe(recipe: &Recipe<'_>) -> Value {
     let mut vector = json!({
         "name": recipe.name, "app": recipe.app, "role": recipe.role, "type": char::from(recipe.ty.letter()).to_string(),
         "suite": recipe.suite as u8, "kid": recipe.kid, "time": recipe.time,
-        "salt": hex(&made.salt), "header": hex(&made.header), "okm": hex(&made.okm),
+        "header": hex(&made.header),
     });
     let fields = vector.as_object_mut().unwrap();
+    fields.extend(made.from.iter().map(|(name, bytes)| ((*name).to_owned(), hex(bytes).into())));
     if recipe.value.len() > 1_000 {
         fields.insert("value_repeated".into(), json!({"text": "0123456789", "times": recipe.value.len() / 10}));
         fields.insert("token_length".into(), made.token.len().into());
@@ -228,6 +265,56 @@ fn negative() -> Vec<(&'static str, &'static str, String)> {
         shop("content: JSON that is not UTF-8", content(Json, b"\"\xff\"")),
         shop("content: JSON nested 129 deep", content(Json, deep.as_bytes())),
     ]
+    .into_iter()
+    .chain(negative_public())
+    .collect()
+}
+
+/// The same of tokens that are sealed to a public key.
+fn negative_public() -> Vec<(&'static str, &'static str, String)> {
+    use ValueType::{Json, Number, String};
+    let good = PUBLIC.make();
+    let spelled = |binary: &[u8]| text(role(PUBLIC.role), PUBLIC.ty, binary);
+    let altered = |at: usize, bit: u8| {
+        let mut binary = good.binary.clone();
+        binary[at] ^= bit;
+        spelled(&binary)
+    };
+    let replaced = |at: usize, bytes: &[u8]| {
+        let mut binary = good.binary.clone();
+        binary[at..at + bytes.len()].copy_from_slice(bytes);
+        spelled(&binary)
+    };
+    let content = |ty, value| Recipe { name: "public content", ty, value, ..PUBLIC }.make().token;
+    let body = good.token.strip_prefix("e3v1.card-number.s.").unwrap().strip_suffix('.').unwrap();
+    let last = good.binary.len() - 1;
+    let shop = |fault, token| (fault, "shop", token);
+    vec![
+        shop("public key: role changed in the text", format!("e3v1.card-cvc.s.{body}.")),
+        shop("public key: type changed to JSON", format!("e3v1.card-number.j.{body}.")),
+        shop("public key: binary too short for its fields", spelled(&good.binary[..56])),
+        shop("public key: truncated by one byte", spelled(&good.binary[..last])),
+        shop("public key: one byte longer", spelled(&[&good.binary[..], &[0]].concat())),
+        shop("public key: suite 1 for 2", replaced(0, &[1])),
+        shop("public key: suite 3 for 2", replaced(0, &[3])),
+        shop("public key: unknown kid", replaced(1, &9u32.to_be_bytes())),
+        shop("public key: kid of another key of the lineage", replaced(1, &7u32.to_be_bytes())),
+        shop("public key: kid of another lineage", replaced(1, &1u32.to_be_bytes())),
+        shop("public key: kid of another app", replaced(1, &6u32.to_be_bytes())),
+        shop("public key: time changed", replaced(5, &(TIME + 1).to_be_bytes())),
+        shop("public key: encapsulated key altered", altered(9, 1)),
+        // X25519 itself ignores this bit; what is derived from it does not.
+        shop("public key: encapsulated key altered in the bit that X25519 ignores", altered(40, 0x80)),
+        shop("public key: encapsulated key of zeroes, whose shared secret is zero", replaced(9, &[0; 32])),
+        shop("public key: ciphertext altered", altered(PUBLIC_PREAMBLE, 1)),
+        shop("public key: tag altered in its first bit", altered(last - 15, 0x80)),
+        shop("public key: tag altered in its last bit", altered(last, 1)),
+        ("public key: token of another app", "bank", good.token.clone()),
+        shop("public key: sealed for another app under this app's key", Recipe { app: "bank", ..PUBLIC }.make().token),
+        shop("content: public key, string that is not UTF-8", content(String, b"\xff\xfe")),
+        shop("content: public key, number with a space", content(Number, b"1 ")),
+        shop("content: public key, JSON that injects a member", content(Json, br#"1,"admin":true"#)),
+    ]
 }
 
 /// A token whose base64url decodes leniently to the right binary: only its unused bits differ.
@@ -290,7 +377,7 @@ fn frozen_tokens_open_and_faulty_ones_do_not() {
         assert_eq!(u64::from(genuine.inspection().time), vector["time"].as_u64().unwrap());
         opened += 1;
     }
-    assert_eq!(opened, 20);
+    assert_eq!(opened, 31);
     for vector in frozen["negative"].as_array().unwrap() {
         let (app, token) = (app(vector["app"].as_str().unwrap()), vector["token"].as_str().unwrap());
         assert!(Authentic::read(&keyring, app, token.as_bytes()).is_err(), "{}", vector["fault"]);

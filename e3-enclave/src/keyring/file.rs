@@ -165,6 +165,7 @@ impl<'a> Entry<'a> {
         let lineage = match self.lineage {
             1 => Lineage::Random,
             2 => Lineage::Deterministic,
+            3 => Lineage::Public,
             _ => return Err(KeyringFault::Malformed),
         };
         let state = match self.state {

@@ -8,6 +8,7 @@ impl From<Lineage> for KeyLineage {
         match lineage {
             Lineage::Random => Self::Random,
             Lineage::Deterministic => Self::Deterministic,
+            Lineage::Public => Self::Public,
         }
     }
 }
@@ -17,6 +18,7 @@ impl From<KeyLineage> for Lineage {
         match lineage {
             KeyLineage::Random => Self::Random,
             KeyLineage::Deterministic => Self::Deterministic,
+            KeyLineage::Public => Self::Public,
         }
     }
 }

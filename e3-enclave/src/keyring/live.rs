@@ -85,15 +85,14 @@ impl Live {
         self.accept(&place, new)
     }
 
-    /// Gives an app its first keys, unless it has some by now.
+    /// Gives an app its first keys, or those of a lineage that it lacks, unless it has them by now.
     ///
     /// # Errors
     /// The file cannot be changed.
     pub fn create_app(&self, app: App) -> Result<(), Error> {
         let mut place = self.guard();
-        let (new, _) = place.store.update(|keyring| match keyring.create_app(app) {
-            Ok(()) => Ok(Some(())),
-            Err(RotateError::AppExists(_)) => Ok(None),
+        let (new, _) = place.store.update(|keyring| match keyring.complete_app(app) {
+            Ok(lacked) => Ok(lacked.then_some(())),
             Err(e) => Err(e),
         })?;
         place.seen = place.store.look();

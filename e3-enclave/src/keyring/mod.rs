@@ -1,6 +1,6 @@
 //! The keys: `root → app key[kid] → message key` (SPEC.md, "Keys").
 //!
-//! [`root`] is where the root key comes from, [`derive`] what is derived from it, [`file`] the wrapped form that lies on disk,
+//! [`root`] is where the root key comes from, [`derive`] and [`pair`] what is derived from it and from app keys, [`file`] the wrapped form that lies on disk,
 //! [`storage`] where that form is kept, [`store`] how it is read and replaced, [`rotate`] how keys are added and promoted, [`live`] what a running engine
 //! holds. Key bytes leave this module only by reference, to [`crate::envelope`].
 
@@ -8,6 +8,7 @@ pub(crate) mod derive;
 pub(crate) mod file;
 mod listing;
 pub mod live;
+pub(crate) mod pair;
 pub(crate) mod record;
 pub mod root;
 pub mod roots;
@@ -19,6 +20,7 @@ pub mod unlock;
 pub use derive::{AuditKey, DeterministicKey};
 pub use file::KeyringFault;
 pub use live::Live;
+pub use pair::KeyPair;
 pub use root::RootKey;
 pub use roots::HostRoots;
 pub use rotate::RotateError;
@@ -58,6 +60,13 @@ pub enum Lineage {
     Random = 1,
     /// Suite 3: rotating it changes every deterministic token made from then on.
     Deterministic = 2,
+    /// Suite 2: each key is a key pair, whose public half seals.
+    Public = 3,
+}
+
+impl Lineage {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::Random, Self::Deterministic, Self::Public];
 }
 
 impl std::fmt::Display for Lineage {
@@ -65,6 +74,7 @@ impl std::fmt::Display for Lineage {
         f.write_str(match self {
             Self::Random => "random",
             Self::Deterministic => "det",
+            Self::Public => "public",
         })
     }
 }
@@ -88,12 +98,14 @@ pub struct AppKey {
     pub(crate) created: u32,
     secret: SecretKey,
     deterministic: Option<DeterministicKey>,
+    pair: Option<KeyPair>,
 }
 
 impl AppKey {
     pub(crate) fn new(kid: u32, app: App, lineage: Lineage, state: KeyState, created: u32, secret: SecretKey) -> Self {
         let deterministic = (lineage == Lineage::Deterministic).then(|| DeterministicKey::derive(&secret, app));
-        Self { kid, app, lineage, state, created, secret, deterministic }
+        let pair = (lineage == Lineage::Public).then(|| KeyPair::derive(&secret, app));
+        Self { kid, app, lineage, state, created, secret, deterministic, pair }
     }
 
     #[cfg(test)]
@@ -118,6 +130,11 @@ impl AppKey {
 
     pub(crate) fn deterministic(&self) -> Option<&DeterministicKey> {
         self.deterministic.as_ref()
+    }
+
+    /// Of the public lineage only.
+    pub(crate) fn pair(&self) -> Option<&KeyPair> {
+        self.pair.as_ref()
     }
 }
 

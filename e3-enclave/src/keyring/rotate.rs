@@ -43,7 +43,7 @@ pub enum RotateError {
 }
 
 impl Keyring {
-    /// Gives a new app its first two keys, one of each lineage, both active.
+    /// Gives a new app its first keys, one of each lineage, all active.
     ///
     /// # Errors
     /// The app exists, or no key can be made.
@@ -51,18 +51,30 @@ impl Keyring {
         if self.keys.iter().any(|k| k.app == app) {
             return Err(RotateError::AppExists(app));
         }
-        self.add(app, Lineage::Random, KeyState::Active)?;
-        self.add(app, Lineage::Deterministic, KeyState::Active)?;
-        self.index();
-        Ok(())
+        self.complete_app(app).map(|_| ())
     }
 
-    /// Adds a key that opens tokens and makes none yet; answers its number.
+    /// Gives an app an active key of each lineage that it has none of: all of a new app's, or what an older version did not know. Answers whether it lacked any. Only where one
+    /// engine runs: others would refuse the tokens that it makes.
+    ///
+    /// # Errors
+    /// No key can be made.
+    pub fn complete_app(&mut self, app: App) -> Result<bool, RotateError> {
+        let lacks = |lineage: &Lineage| !self.keys.iter().any(|k| k.app == app && k.lineage == *lineage);
+        let missing: Vec<Lineage> = Lineage::ALL.into_iter().filter(lacks).collect();
+        for lineage in &missing {
+            self.add(app, *lineage, KeyState::Active)?;
+        }
+        self.index();
+        Ok(!missing.is_empty())
+    }
+
+    /// Adds a key that opens tokens and makes none yet, which may be the app's first of this lineage; answers its number.
     ///
     /// # Errors
     /// The app is unknown, a key waits already, or no key can be made.
     pub fn distribute(&mut self, app: App, lineage: Lineage) -> Result<u32, RotateError> {
-        self.active(app, lineage).ok_or(RotateError::UnknownApp(app))?;
+        self.known_app(app)?;
         if let Some(at) = self.waiting(app, lineage) {
             return Err(RotateError::NotPromoted(self.keys[at].kid));
         }
@@ -74,7 +86,7 @@ impl Keyring {
     /// # Errors
     /// The app is unknown or no key waits.
     pub fn promote(&mut self, app: App, lineage: Lineage) -> Result<u32, RotateError> {
-        self.active(app, lineage).ok_or(RotateError::UnknownApp(app))?;
+        self.known_app(app)?;
         let at = self.waiting(app, lineage).ok_or(RotateError::NothingToPromote)?;
         for key in self.keys.iter_mut().filter(|k| k.app == app && k.lineage == lineage) {
             key.state = KeyState::DecryptOnly;
@@ -89,7 +101,7 @@ impl Keyring {
     /// # Errors
     /// As [`Keyring::promote`]; another key waits.
     pub fn promote_waiting(&mut self, app: App, lineage: Lineage, kid: u32) -> Result<u32, RotateError> {
-        self.active(app, lineage).ok_or(RotateError::UnknownApp(app))?;
+        self.known_app(app)?;
         match self.waiting(app, lineage) {
             Some(at) if self.keys[at].kid == kid => self.promote(app, lineage),
             _ => Err(RotateError::NotWaiting(kid)),
@@ -129,9 +141,13 @@ impl Keyring {
             .any(|k| k.kid == kid && self.waiting(k.app, k.lineage).is_some_and(|at| self.keys[at].kid == kid))
     }
 
-    /// The newest key that is younger than the active one.
+    fn known_app(&self, app: App) -> Result<(), RotateError> {
+        if self.has_app(app) { Ok(()) } else { Err(RotateError::UnknownApp(app)) }
+    }
+
+    /// The newest key that is younger than the active one, if there is an active one.
     fn waiting(&self, app: App, lineage: Lineage) -> Option<usize> {
-        let active = self.active(app, lineage)?.kid;
+        let active = self.active(app, lineage).map_or(0, AppKey::kid);
         self.keys.iter().rposition(|k| k.app == app && k.lineage == lineage && k.kid > active)
     }
 

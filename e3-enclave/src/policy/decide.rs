@@ -82,6 +82,9 @@ pub enum Subject {
 /// The suite whose time the engine itself wrote.
 const TIMED_SUITE: u8 = 1;
 
+/// The suite of tokens that anyone may have made.
+const PUBLIC_SUITE: u8 = 2;
+
 /// What was decided, and by which line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Decision {
@@ -263,13 +266,24 @@ impl<'p> Asker<'p> {
         Decision { result: Ok(Allowed { app: self.app, role, verb, line }), line, honey: false }
     }
 
+    /// Whether a genuine token may stand for a value of its role where one is to be sealed. Takes nothing of a rate, for [`Asker::decide`] was asked before.
+    #[must_use]
+    pub fn may_stand(&self, role: Role, token: Subject) -> bool {
+        let declared = self.index.and_then(|index| index.roles.get(&role));
+        self.against(Verb::Keep, &declared.copied().unwrap_or_default(), token).is_none()
+    }
+
     /// What the role itself says against it, whoever asks.
     fn against(&self, verb: Verb, rules: &RoleRules, subject: Subject) -> Option<Refusal> {
         let kind = match verb {
             Verb::Seal => !rules.deterministic,
             Verb::SealDeterministic => rules.deterministic,
             Verb::PublicKey => rules.public_seal,
-            Verb::Keep | Verb::Open | Verb::Inspect | Verb::Rewrap => true,
+            // What anyone may have made is a value of the role only where the role says so.
+            Verb::Keep | Verb::Open => {
+                rules.public_seal || !matches!(subject, Subject::Token { suite: PUBLIC_SUITE, .. })
+            }
+            Verb::Inspect | Verb::Rewrap => true,
         };
         if !kind {
             return Some(Refusal::RoleKind);

@@ -6,7 +6,7 @@ use crate::config::Limits;
 use crate::envelope::rewrap::RewrapPermit;
 use crate::envelope::{Authentic, SealError, SealTime, Sealer};
 use crate::error::Error;
-use crate::keyring::{HostRoots, Keyring, Live, RotateError};
+use crate::keyring::{HostRoots, Keyring, Lineage, Live, RotateError};
 use crate::policy::live::Live as LivePolicy;
 use crate::policy::{Asker, Asking, Decision, Moment, Subject, Verb};
 use crate::session::Session;
@@ -256,6 +256,16 @@ impl Engine {
             }
             tracing::info!(app = %request.app, "made the app's first keys");
             keyring = self.live.current();
+        } else if self.create_apps && lacks_public_key(&keyring, request) {
+            if !may_block {
+                return Outcome::MustBlock;
+            }
+            if let Err(error) = self.live.create_app(request.app) {
+                tracing::error!(app = %request.app, %error, "the app's first key pair could not be made");
+                return Outcome::Refused(RequestRefusal::NotReady);
+            }
+            tracing::info!(app = %request.app, "made the app's first key pair");
+            keyring = self.live.current();
         }
         let Some(time) = SealTime::now() else { return Outcome::Refused(RequestRefusal::NotReady) };
         let version = policy.state().map(|state| state.version);
@@ -346,11 +356,24 @@ impl Work<'_> {
                 Ok(())
             }
             Item::Rewrap { token } => self.rewrap(token, sealer, answer),
-            Item::PublicKey { .. } => {
-                answer.refused(Refusal::NotPermitted);
-                Ok(())
-            }
+            Item::PublicKey { role } => self.public_key(role, answer),
         }
+    }
+
+    fn public_key(&self, role: Role, answer: &mut Withheld) -> Result<(), NotReady> {
+        if let Err(refusal) = self.decide(Verb::PublicKey, role, Subject::Role).result {
+            count(&self.engine.counters.refused);
+            answer.refused(refusal);
+            return Ok(());
+        }
+        let key = self.keyring.active(self.request.app, Lineage::Public);
+        let Some((kid, public)) = key.and_then(|key| Some((key.kid(), key.pair()?.public()))) else {
+            let app = self.request.app;
+            tracing::error!(%app, "the app has no active key of the lineage `public`: `e3 keys rotate --lineage public` makes one");
+            return Err(NotReady);
+        };
+        answer.public_key(kid, &public);
+        Ok(())
     }
 
     fn open(&self, roles: Roles<'_>, token: &[u8], answer: &mut Withheld) {
@@ -450,7 +473,10 @@ impl Work<'_> {
     fn is_genuine(&self, role: Role, value: &[u8]) -> bool {
         value.starts_with(e3_wire::token::PREFIX)
             && self.decide(Verb::Keep, role, Subject::Role).result.is_ok()
-            && Authentic::read(self.keyring, self.request.app, value).is_ok_and(|t| t.role() == role)
+            && Authentic::read(self.keyring, self.request.app, value).is_ok_and(|token| {
+                let may_stand = |asker: &Asker<'_>| asker.may_stand(role, subject(&token));
+                token.role() == role && self.asker.as_ref().is_some_and(may_stand)
+            })
     }
 
     fn seal(
@@ -504,6 +530,12 @@ impl Work<'_> {
         count(&self.engine.counters.refused);
         answer.denied(verb, token, refusal, line);
     }
+}
+
+/// Whether it asks for a public key of an app that has none, being older than they are.
+fn lacks_public_key(keyring: &Keyring, request: &Request<'_>) -> bool {
+    let asks = request.items.iter().any(|item| matches!(item, Item::PublicKey { .. }));
+    asks && keyring.active(request.app, Lineage::Public).is_none()
 }
 
 fn subject(token: &Authentic) -> Subject {

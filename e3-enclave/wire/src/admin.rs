@@ -38,6 +38,8 @@ pub enum KeyLineage {
     Random = 1,
     /// Those of suite 3.
     Deterministic = 2,
+    /// Those of suite 2.
+    Public = 3,
 }
 
 /// What a key may do.
@@ -449,6 +451,7 @@ fn read_lineage(r: &mut Reader<'_>) -> Result<KeyLineage, WireError> {
     match r.u8()? {
         1 => Ok(KeyLineage::Random),
         2 => Ok(KeyLineage::Deterministic),
+        3 => Ok(KeyLineage::Public),
         _ => Err(WireError::UnknownCode),
     }
 }
