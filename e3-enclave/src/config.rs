@@ -171,7 +171,11 @@ pub(crate) struct RawApp {
 
 impl RawApp {
     pub(crate) fn rules(self) -> AppRules {
-        let rules = |raw: RawRole| RoleRules { deterministic: raw.deterministic, ..RoleRules::default() };
+        let rules = |raw: RawRole| RoleRules {
+            deterministic: raw.deterministic,
+            public_seal: raw.public_seal,
+            ..RoleRules::default()
+        };
         let roles = self.roles.into_iter().map(|(role, raw)| (role.0, rules(raw))).collect();
         AppRules::new(roles, self.deterministic_rate)
     }
@@ -184,6 +188,9 @@ pub(crate) struct RawRole {
     /// Equal values give equal tokens, so that they can be searched and joined; whoever may seal can test guesses.
     #[serde(default)]
     deterministic: bool,
+    /// The app's public key is given out, and whoever has it may seal values of this role. Such tokens prove neither who made them nor when.
+    #[serde(default)]
+    public_seal: bool,
 }
 
 /// Where the policy is, and whose signatures it needs.

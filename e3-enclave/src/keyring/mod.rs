@@ -256,6 +256,13 @@ impl Keyring {
         self.active.get(&(app, lineage)).and_then(|at| self.keys.get(*at))
     }
 
+    /// Number and public half of the key pair that values of this app are sealed to now; `None` for apps of older versions, until they are given one.
+    #[must_use]
+    pub fn public_key(&self, app: App) -> Option<(u32, [u8; 32])> {
+        let key = self.active(app, Lineage::Public)?;
+        Some((key.kid, key.pair()?.public()))
+    }
+
     /// The key of this number, if it belongs to this app and lineage.
     pub(crate) fn find(&self, kid: u32, app: App, lineage: Lineage) -> Option<&AppKey> {
         let at = self.keys.binary_search_by_key(&kid, |k| k.kid).ok()?;

@@ -6,7 +6,7 @@ use crate::config::Limits;
 use crate::envelope::rewrap::RewrapPermit;
 use crate::envelope::{Authentic, SealError, SealTime, Sealer};
 use crate::error::Error;
-use crate::keyring::{HostRoots, Keyring, Lineage, Live, RotateError};
+use crate::keyring::{HostRoots, Keyring, Live, RotateError};
 use crate::policy::live::Live as LivePolicy;
 use crate::policy::{Asker, Asking, Decision, Moment, Subject, Verb};
 use crate::session::Session;
@@ -366,9 +366,8 @@ impl Work<'_> {
             answer.refused(refusal);
             return Ok(());
         }
-        let key = self.keyring.active(self.request.app, Lineage::Public);
-        let Some((kid, public)) = key.and_then(|key| Some((key.kid(), key.pair()?.public()))) else {
-            let app = self.request.app;
+        let app = self.request.app;
+        let Some((kid, public)) = self.keyring.public_key(app) else {
             tracing::error!(%app, "the app has no active key of the lineage `public`: `e3 keys rotate --lineage public` makes one");
             return Err(NotReady);
         };
@@ -535,7 +534,7 @@ impl Work<'_> {
 /// Whether it asks for a public key of an app that has none, being older than they are.
 fn lacks_public_key(keyring: &Keyring, request: &Request<'_>) -> bool {
     let asks = request.items.iter().any(|item| matches!(item, Item::PublicKey { .. }));
-    asks && keyring.active(request.app, Lineage::Public).is_none()
+    asks && keyring.public_key(request.app).is_none()
 }
 
 fn subject(token: &Authentic) -> Subject {

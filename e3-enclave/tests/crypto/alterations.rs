@@ -1,5 +1,6 @@
 //! Whatever is changed in a token, it is refused, and always with the same error; whatever is sealed comes back; no salt comes twice.
 
+use crate::client::PublicKey;
 use base64ct::{Base64UrlUnpadded, Encoding};
 use e3_enclave::envelope::{Authentic, NotAuthentic, SealTime, Sealer};
 use e3_enclave::keyring::{Keyring, RootKey, Store};
@@ -31,8 +32,10 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
         })
         .unwrap();
     let roles = || {
-        [("card", false), ("cvc", false), ("email", true)]
-            .map(|(r, deterministic)| (role(r), RoleRules { deterministic, ..RoleRules::default() }))
+        [("card", false, false), ("cvc", false, false), ("email", true, false), ("note", false, true)]
+            .map(|(r, deterministic, public_seal)| {
+                (role(r), RoleRules { deterministic, public_seal, ..RoleRules::default() })
+            })
             .into()
     };
     let apps = ["shop", "bank"].map(|a| (app(a), AppRules::new(roles(), u32::MAX)));
@@ -54,7 +57,17 @@ fn allowed(app: App, role: Role, verb: Verb) -> Allowed {
     WORLD.policy.asker(&asking, Moment::now().unwrap()).unwrap().decide(verb, role, Subject::Role).result.unwrap()
 }
 
+/// A role of each form of token: random (suite 1), to a public key (suite 2), deterministic (suite 3).
+const FORMS: [(&str, u8); 3] = [("card", 1), ("note", 2), ("email", 3)];
+
+/// Kids that the keyring has, and some that it has not.
+const KIDS: std::ops::Range<u32> = 0..9;
+
 fn seal(app_name: &str, role_name: &str, ty: ValueType, value: &[u8]) -> Vec<u8> {
+    if role_name == "note" {
+        let (kid, key) = WORLD.keyring.public_key(app(app_name)).unwrap();
+        return PublicKey { kid, key }.seal(app_name, role_name, ty, value, 1_767_225_600);
+    }
     let verb = if role_name == "email" { Verb::SealDeterministic } else { Verb::Seal };
     let mut out = Vec::new();
     Sealer::new(&WORLD.keyring, SealTime::now().unwrap())
@@ -85,70 +98,123 @@ const TYPES: [(ValueType, &[u8]); 5] = [
     (ValueType::Json, b"[1]"),
 ];
 
+/// A token of each form and type, with its role and binary.
+fn every_token() -> impl Iterator<Item = (&'static str, ValueType, Vec<u8>, Vec<u8>)> {
+    FORMS.into_iter().flat_map(|(role_name, suite)| {
+        TYPES.into_iter().map(move |(ty, value)| {
+            let good = seal("shop", role_name, ty, value);
+            let whole = binary(&good);
+            assert_eq!((read("shop", &good).is_ok(), whole[0]), (true, suite));
+            (role_name, ty, good, whole)
+        })
+    })
+}
+
 #[test]
 fn every_flipped_bit_of_a_token_is_refused() {
-    for role_name in ["card", "email"] {
-        for (ty, value) in TYPES {
-            let good = seal("shop", role_name, ty, value);
-            assert!(read("shop", &good).is_ok());
-            let whole = binary(&good);
-            for bit in 0..whole.len() * 8 {
-                let mut altered = whole.clone();
-                altered[bit / 8] ^= 1 << (bit % 8);
-                assert!(read("shop", &text(role_name, ty, &altered)).is_err(), "bit {bit} of the binary");
-            }
-            // And of its text, where a flip mostly breaks the grammar.
-            for bit in 0..good.len() * 8 {
-                let mut altered = good.clone();
-                altered[bit / 8] ^= 1 << (bit % 8);
-                assert!(read("shop", &altered).is_err(), "bit {bit} of the text");
-            }
+    for (role_name, ty, good, whole) in every_token() {
+        for bit in 0..whole.len() * 8 {
+            let mut altered = whole.clone();
+            altered[bit / 8] ^= 1 << (bit % 8);
+            assert!(read("shop", &text(role_name, ty, &altered)).is_err(), "{role_name}: bit {bit} of the binary");
+        }
+        // And of its text, where a flip mostly breaks the grammar.
+        for bit in 0..good.len() * 8 {
+            let mut altered = good.clone();
+            altered[bit / 8] ^= 1 << (bit % 8);
+            assert!(read("shop", &altered).is_err(), "{role_name}: bit {bit} of the text");
         }
     }
 }
 
 #[test]
 fn every_truncation_and_extension_is_refused() {
-    let good = seal("shop", "card", ValueType::String, b"4111111111111111");
-    let whole = binary(&good);
-    for len in 0..whole.len() {
-        assert!(read("shop", &text("card", ValueType::String, &whole[..len])).is_err(), "{len} bytes");
-        assert!(read("shop", &text("card", ValueType::String, &whole[len + 1..])).is_err(), "from {len}");
+    for (role_name, ty, good, whole) in every_token() {
+        for len in 0..whole.len() {
+            assert!(read("shop", &text(role_name, ty, &whole[..len])).is_err(), "{role_name}: {len} bytes");
+            assert!(read("shop", &text(role_name, ty, &whole[len + 1..])).is_err(), "{role_name}: from {len}");
+        }
+        for len in 0..good.len() {
+            assert!(read("shop", &good[..len]).is_err());
+        }
+        assert!(read("shop", &text(role_name, ty, &[&whole[..], &[0]].concat())).is_err());
+        assert!(read("shop", &text(role_name, ty, &[&[0], &whole[..]].concat())).is_err());
     }
-    for len in 0..good.len() {
-        assert!(read("shop", &good[..len]).is_err());
-    }
-    assert!(read("shop", &text("card", ValueType::String, &[&whole[..], &[0]].concat())).is_err());
 }
 
 #[test]
-fn role_type_app_and_key_cannot_be_swapped() {
+fn role_type_app_key_and_suite_cannot_be_swapped() {
     // `true`, `null` and `42` are good contents of type `j` too: only the header can tell.
-    for (ty, value) in TYPES {
-        let good = seal("shop", "card", ty, value);
-        let whole = binary(&good);
+    for (role_name, ty, good, whole) in every_token() {
         assert!(read("bank", &good).is_err());
-        assert!(read("shop", &text("cvc", ty, &whole)).is_err());
+        for other in ["card", "cvc", "email", "note", "undeclared"].into_iter().filter(|r| *r != role_name) {
+            assert!(read("shop", &text(other, ty, &whole)).is_err(), "{role_name} as {other}");
+        }
         for (other, _) in TYPES.into_iter().filter(|t| t.0 != ty) {
-            assert!(read("shop", &text("card", other, &whole)).is_err());
+            assert!(read("shop", &text(role_name, other, &whole)).is_err());
         }
-        for kid in 0..6u32 {
-            let mut altered = whole.clone();
-            altered[1..5].copy_from_slice(&kid.to_be_bytes());
-            assert_eq!(read("shop", &text("card", ty, &altered)).is_ok(), altered == whole, "kid {kid}");
-            assert!(read("bank", &text("card", ty, &altered)).is_err(), "kid {kid}");
+        for kid in KIDS {
+            for suite in 0..5u8 {
+                let mut altered = whole.clone();
+                altered[0] = suite;
+                altered[1..5].copy_from_slice(&kid.to_be_bytes());
+                let genuine = altered == whole;
+                assert_eq!(read("shop", &text(role_name, ty, &altered)).is_ok(), genuine, "suite {suite}, kid {kid}");
+                assert!(read("bank", &text(role_name, ty, &altered)).is_err(), "suite {suite}, kid {kid}");
+            }
         }
+    }
+}
+
+#[test]
+fn a_token_to_a_public_key_is_bound_to_everything_its_sealer_said() {
+    // Not altered on its way but sealed so, by whoever has both apps' public keys.
+    let of = |name: &str| WORLD.keyring.public_key(app(name)).unwrap();
+    let ((shop, shop_key), (bank, bank_key)) = (of("shop"), of("bank"));
+    let seal = |kid, key, app_name| PublicKey { kid, key }.seal(app_name, "note", ValueType::String, b"x", 7);
+    let said = read("shop", &seal(shop, shop_key, "shop")).unwrap().inspection();
+    assert_eq!((said.role.as_str(), said.suite, said.kid, said.time), ("note", 2, shop, 7));
+    for app_name in ["shop", "bank"] {
+        for token in [
+            seal(shop, shop_key, "bank"),
+            seal(bank, bank_key, "shop"),
+            seal(shop, bank_key, app_name),
+            seal(bank, shop_key, app_name),
+            seal(1, shop_key, app_name),
+        ] {
+            assert!(read(app_name, &token).is_err());
+        }
+    }
+    assert_ne!(shop_key, bank_key);
+}
+
+#[test]
+fn an_encapsulated_key_of_low_order_is_refused() {
+    // Points whose shared secret is zero with every private key (RFC 7748, section 6.1), so that anyone knows it.
+    let good = binary(&seal("shop", "note", ValueType::String, b"x"));
+    let mut p_minus_1 = [0xff; 32];
+    (p_minus_1[0], p_minus_1[31]) = (0xec, 0x7f);
+    let mut p = p_minus_1;
+    p[0] = 0xed;
+    let mut one = [0; 32];
+    one[0] = 1;
+    for point in [[0; 32], one, p_minus_1, p] {
+        let mut altered = good.clone();
+        altered[9..41].copy_from_slice(&point);
+        assert!(read("shop", &text("note", ValueType::String, &altered)).is_err());
     }
 }
 
 #[test]
 fn parts_of_two_tokens_make_no_third() {
-    let a = binary(&seal("shop", "card", ValueType::String, b"4111111111111111"));
-    let b = binary(&seal("shop", "card", ValueType::String, b"5555555555554444"));
-    for cut in 1..a.len() {
-        let mixed = [&a[..cut], &b[cut..]].concat();
-        let genuine = mixed == a || mixed == b;
-        assert_eq!(read("shop", &text("card", ValueType::String, &mixed)).is_ok(), genuine, "cut at {cut}");
+    for (role_name, _) in FORMS {
+        let a = binary(&seal("shop", role_name, ValueType::String, b"4111111111111111"));
+        let b = binary(&seal("shop", role_name, ValueType::String, b"5555555555554444"));
+        for cut in 1..a.len() {
+            let mixed = [&a[..cut], &b[cut..]].concat();
+            let genuine = mixed == a || mixed == b;
+            assert_eq!(read("shop", &text(role_name, ValueType::String, &mixed)).is_ok(), genuine, "cut at {cut}");
+        }
     }
 }
 

@@ -80,8 +80,8 @@ async fn keys_of_a_running_engine_are_rotated_and_tokens_rewrapped_by_signed_com
     assert!(done(&place, &[], &["rotate", "--app", "shop"], b"").contains("only opens tokens"));
     assert!(done(&place, &[], &["list"], b"").contains("distributed"));
     let cause = refused(&place, &[], &["rotate", "--app", "shop"], 3);
-    assert!(cause.contains("waits for its promotion") && cause.contains("(key 7)"), "{cause}");
-    assert!(done(&place, &[], &["rotate", "--app", "shop", "--promote"], b"").contains("key 7 now makes the tokens"));
+    assert!(cause.contains("waits for its promotion") && cause.contains("(key 10)"), "{cause}");
+    assert!(done(&place, &[], &["rotate", "--app", "shop", "--promote"], b"").contains("key 10 now makes the tokens"));
     assert!(refused(&place, &[], &["rotate", "--app", "shop", "--promote"], 3).contains("no key of shop waits"));
     done(&place, &[], &["rotate", "--app", "shop", "--lineage", "det", "--now"], b"");
     let cause = refused(&place, &[], &["rotate", "--app", "nobody"], 3);
@@ -102,7 +102,7 @@ async fn keys_of_a_running_engine_are_rotated_and_tokens_rewrapped_by_signed_com
         answers.iter().map(|a| String::from_utf8(a.clone()).unwrap().split(' ').map(str::to_owned).collect()).collect()
     };
     let (before, after) = (inspect(old.iter().map(Vec::as_slice).collect()).await, inspect(new.clone()).await);
-    for ((before, after), kid) in before.iter().zip(&after).zip(["7", "8", "7"]) {
+    for ((before, after), kid) in before.iter().zip(&after).zip(["10", "11", "10"]) {
         assert_eq!((&before[..2], &before[3]), (&after[..2], &after[3]), "role, suite and time stay");
         assert_eq!(after[2], kid);
     }
@@ -118,7 +118,7 @@ async fn keys_of_a_running_engine_are_rotated_and_tokens_rewrapped_by_signed_com
     let records = place.records();
     let rewrapped = records.iter().find(|r| r["decisions"][0]["verb"] == "rewrap").unwrap();
     assert!(rewrapped["principal"].as_str().unwrap().starts_with("admin:ed25519:"));
-    assert_eq!((&rewrapped["decisions"][0]["kids"][0], &rewrapped["decisions"][0]["into"][0]), (&1.into(), &7.into()));
+    assert_eq!((&rewrapped["decisions"][0]["kids"][0], &rewrapped["decisions"][0]["into"][0]), (&1.into(), &10.into()));
     assert!(rewrapped.get("direction").is_none() && rewrapped.get("source").is_none(), "it belongs to no message");
     // One app of all that cannot be rotated: none is.
     done(&place, &[], &["rotate", "--app", "bank"], b"");
@@ -247,7 +247,7 @@ async fn a_command_for_another_keyring_or_epoch_is_refused_and_the_session_goes_
     assert_eq!(at(before, init).await, refused(AdminRefusal::Initialised, 0));
     assert_eq!(at(before, AdminVerb::Destroy { kids: vec![1] }).await, refused(AdminRefusal::NoKms, 0));
     let AdminAnswer::Done(after, Done::Key(kid)) = at(before, distribute()).await else { panic!("not done") };
-    assert_eq!((after.epoch, kid), (before.epoch + 1, 5));
+    assert_eq!((after.epoch, kid), (before.epoch + 1, 7));
     // The same command once more is for an epoch that is past.
     assert_eq!(at(before, distribute()).await, refused(AdminRefusal::Epoch, after.epoch));
     let wrong = AdminVerb::Promote { app: shop(), lineage: KeyLineage::Random, kid: 4 };
@@ -328,7 +328,7 @@ async fn a_key_is_promoted_only_when_every_engine_holds_it() {
     let cause = refused(&first, &[&second], &["rotate", "--app", "shop"], 1);
     assert!(cause.contains("is at epoch 3, and the change made epoch 4"), "{cause}");
     let cause = refused(&first, &[&second], &["rotate", "--app", "shop", "--promote"], 3);
-    assert!(cause.contains("does not hold key 5 of shop; nothing was promoted"), "{cause}");
+    assert!(cause.contains("does not hold key 7 of shop; nothing was promoted"), "{cause}");
     assert!(cause.contains(&second.endpoint().to_string()), "{cause}");
     assert!(done(&first, &[], &["list"], b"").contains("distributed"), "nothing was promoted");
     first.hand_keyring_to(&second);

@@ -21,8 +21,7 @@ pub(crate) struct Setup {
     folder: TempDir,
 }
 
-pub(crate) const APPS: &str =
-    "apps:\n  shop: {roles: {card: {}, cvc: {}, email: {deterministic: true}}}\n  bank: {roles: {card: {}}}\n";
+pub(crate) const APPS: &str = "apps:\n  shop: {roles: {card: {}, cvc: {}, email: {deterministic: true}, note: {public_seal: true}}}\n  bank: {roles: {card: {}}}\n";
 
 impl Setup {
     pub(crate) fn new() -> Self {

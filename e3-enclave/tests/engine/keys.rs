@@ -140,7 +140,7 @@ fn the_lineages_of_an_app_rotate_apart() {
     let before = email(&mut relay);
     setup.done(&["keys", "rotate", "--app", "shop", "--now"]);
     let random = kid_of_new_token(&mut relay);
-    eventually("random tokens have the new key", || kid_of_new_token(&mut relay) > random || random > 4);
+    eventually("random tokens have the new key", || kid_of_new_token(&mut relay) > random || random > 6);
     assert_eq!(email(&mut relay), before, "rotating the random lineage leaves deterministic tokens equal");
     setup.done(&["keys", "rotate", "--app", "shop", "--lineage", "det", "--now"]);
     eventually("deterministic tokens have the new key", || email(&mut relay) != before);
@@ -185,7 +185,7 @@ fn commands_at_once_lose_no_key_and_give_no_number_twice() {
     });
     let list = setup.done(&["keys", "list"]);
     let kids: Vec<u32> = list.lines().filter_map(|l| l.split_whitespace().next()?.parse().ok()).collect();
-    assert_eq!(kids, (1..=20).collect::<Vec<u32>>(), "{list}");
+    assert_eq!(kids, (1..=30).collect::<Vec<u32>>(), "{list}");
 }
 
 #[test]
@@ -202,7 +202,7 @@ fn an_app_gets_its_keys_at_first_use_only_where_that_is_configured() {
     for token in threads.into_iter().map(|t| t.join().unwrap()) {
         assert_eq!(relay.open("fresh", "any", &token), string("any", b"x"));
     }
-    assert_eq!(setup.done(&["keys", "list"]).matches("fresh").count(), 2, "one key of each lineage");
+    assert_eq!(setup.done(&["keys", "list"]).matches("fresh").count(), 3, "one key of each lineage");
     drop(engine);
     setup.configure("audit: {file: audit.jsonl}\nundeclared_roles: allow\napps: {}");
     let engine = setup.start();

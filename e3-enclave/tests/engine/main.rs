@@ -9,9 +9,13 @@ mod attested;
 mod audit;
 #[cfg(feature = "test-module")]
 mod callers;
+#[path = "../crypto/client.rs"]
+mod client;
 mod frames;
 mod harness;
 mod keys;
 mod lifecycle;
+mod public;
+mod tampering;
 mod tokens;
 mod trail;

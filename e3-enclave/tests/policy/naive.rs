@@ -95,7 +95,9 @@ pub(crate) fn judge(document: &Document, q: &Question) -> Verdict {
     if q.verb == Verb::Seal && role.deterministic
         || q.verb == Verb::SealDeterministic && !role.deterministic
         || q.verb == Verb::PublicKey && !role.public_seal
-        || matches!(q.verb, Verb::Open | Verb::Keep) && !role.public_seal && matches!(q.subject, Subject::Token { suite: 2, .. })
+        || matches!(q.verb, Verb::Open | Verb::Keep)
+            && !role.public_seal
+            && matches!(q.subject, Subject::Token { suite: 2, .. })
     {
         return Verdict::Denied(Refusal::RoleKind, line);
     }

@@ -1,7 +1,11 @@
-"""Checks the frozen vectors with the Python reader. The last line sums up; the exit code is 1 if anything failed."""
+"""Checks the frozen vectors with the Python reader. The last line sums up; the exit code is 1 if anything failed.
+
+`make PUBLIC APP ROLE KID TIME` makes tokens instead, as a client does that holds a public key and nothing else.
+"""
 
 import hashlib
 import json
+import secrets
 import sys
 from collections import Counter
 from pathlib import Path
@@ -9,6 +13,7 @@ from pathlib import Path
 import e3_token as e3
 
 VECTORS = Path(__file__).resolve().parent.parent / "data" / "vectors" / "tokens.json"
+RFC_9180 = VECTORS.parent.parent / "rfc9180" / "base-x25519-sha256-aes256gcm.json"
 
 
 class Report:
@@ -46,6 +51,10 @@ def value_of(vector):
 
 
 def reseal(keys, v):
+    if v["suite"] == e3.PUBLIC:
+        # With what a client has: the public key, and no key of ours.
+        public, ikm = bytes.fromhex(v["public"]), bytes.fromhex(v["ephemeral"])
+        return e3.seal_to_public(public, v["app"], v["role"], v["type"], v["kid"], value_of(v), v["time"], ikm)
     salt, time = bytes.fromhex(v["salt"]), v["time"]
     return e3.seal(keys, v["app"], v["role"], v["type"], v["suite"], v["kid"], value_of(v), salt, time)
 
@@ -54,6 +63,11 @@ def check_derivation(keys, v):
     head = e3.header(v["role"], v["type"], v["suite"], v["kid"], v["time"])
     same("header", head.hex(), v["header"])
     key = e3.find_key(keys, v["app"], v["suite"], v["kid"])
+    if v["suite"] == e3.PUBLIC:
+        same("public key", e3.key_pair(key, v["app"])[1].hex(), v["public"])
+        same("info", e3.public_info(v["app"]).hex(), v["info"])
+        same("encapsulated key", e3.derive_key_pair(bytes.fromhex(v["ephemeral"]))[1].hex(), v["enc"])
+        return
     salt = bytes.fromhex(v["salt"])
     if v["suite"] == e3.DETERMINISTIC:
         same("salt", e3.deterministic_salt(key, v["app"], v["role"], v["type"], value_of(v)).hex(), v["salt"])
@@ -74,8 +88,9 @@ def check_open(keys, v):
     token = v["token"].encode() if "token" in v else reseal(keys, v)
     parts, value = e3.open_token(keys, v["app"], token)
     same("value", value, value_of(v))
-    got = (parts.role, parts.type, parts.suite, parts.kid, parts.time, parts.salt.hex())
-    same("parts", got, (v["role"], v["type"], v["suite"], v["kid"], v["time"], v["salt"]))
+    name, part = ("enc", parts.enc) if v["suite"] == e3.PUBLIC else ("salt", parts.salt)
+    got = (parts.role, parts.type, parts.suite, parts.kid, parts.time, part.hex())
+    same("parts", got, (v["role"], v["type"], v["suite"], v["kid"], v["time"], v[name]))
 
 
 def refused(keys, app, token, steps=None):
@@ -96,6 +111,10 @@ def flips(keys, v):
         at = bit // 8
         if at < 5:
             steps = (2, 3, 4)  # suite and kid: another may exist
+            if v["suite"] == e3.PUBLIC:
+                steps = (2, 3, 5)
+        elif v["suite"] == e3.PUBLIC:
+            steps = (5,)
         elif at < 9:
             steps = (4,) if v["suite"] == e3.RANDOM else (2,)
         elif at < 65:
@@ -134,7 +153,36 @@ def bad_value(kind, value):
     raise AssertionError("taken, though it is not one value of its type")
 
 
+def hpke_vectors():
+    """The official vectors of RFC 9180: a first message each, which is all that a token is."""
+    for v in json.loads(RFC_9180.read_text(encoding="utf-8")):
+        at = {name: bytes.fromhex(v[name]) for name in ("ikmR", "ikmE", "pkRm", "enc", "info", "shared_secret", "key", "base_nonce")}
+        first = {name: bytes.fromhex(value) for name, value in v["encryptions"][0].items()}
+
+        def check(at=at, first=first):
+            pair = e3.derive_key_pair(at["ikmR"])
+            same("public key", pair[1].hex(), at["pkRm"].hex())
+            shared = e3.hpke_secret(pair[0].exchange(e3.X25519PublicKey.from_public_bytes(at["enc"])), at["enc"], at["pkRm"])
+            same("shared secret", shared.hex(), at["shared_secret"].hex())
+            same("key", [part.hex() for part in e3.hpke_key(shared, at["info"])], [at["key"].hex(), at["base_nonce"].hex()])
+            enc, sealed = e3.hpke_seal(at["ikmE"], at["pkRm"], at["info"], first["aad"], first["pt"])
+            same("enc and ciphertext", (enc.hex(), sealed.hex()), (at["enc"].hex(), first["ct"].hex()))
+            same("plaintext", e3.hpke_open(pair, enc, at["info"], first["aad"], sealed), first["pt"])
+
+        yield f"mode {v['mode']}, kem {v['kem_id']}, kdf {v['kdf_id']}, aead {v['aead_id']}", check
+
+
+def make(public, app, role, kid, time):
+    """Seals each line of standard input as a string to this public key; a token for each on standard output."""
+    for line in sys.stdin.buffer.read().splitlines():
+        ikm = secrets.token_bytes(32)
+        token = e3.seal_to_public(bytes.fromhex(public), app, role, "s", int(kid), line, int(time), ikm)
+        sys.stdout.write(token.decode() + "\n")
+
+
 def main():
+    if sys.argv[1:2] == ["make"]:
+        return make(*sys.argv[2:])
     vectors = json.loads(VECTORS.read_text(encoding="utf-8"))
     keys = [e3.Key(k["app"], k["kid"], k["lineage"], bytes.fromhex(k["key"])) for k in vectors["keys"]]
     positive, negative = vectors["positive"], vectors["negative"]
@@ -156,7 +204,9 @@ def main():
         lambda: " (" + ", ".join(f"step {step}: {count}" for step, count in sorted(at_step.items())) + ")",
     )
 
-    for suite, name in ((e3.RANDOM, "random"), (e3.DETERMINISTIC, "deterministic")):
+    report.group("HPKE as the RFC's vectors have it", hpke_vectors())
+
+    for suite, name in ((e3.RANDOM, "random"), (e3.PUBLIC, "public key"), (e3.DETERMINISTIC, "deterministic")):
         sample = next((v for v in positive if v["suite"] == suite and v.get("value")), None)
         report.group(f"flip each bit, {name}", flips(keys, sample) if sample else [])
 

@@ -12,18 +12,20 @@ import struct
 from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
-RANDOM, DETERMINISTIC = 1, 3
-LINEAGE = {RANDOM: "random", DETERMINISTIC: "det"}
+RANDOM, PUBLIC, DETERMINISTIC = 1, 2, 3
+LINEAGE = {RANDOM: "random", PUBLIC: "public", DETERMINISTIC: "det"}
 
 MAX_VALUE = 16_777_216
 MAX_BASE64 = 22_369_730
 MAX_DEPTH = 128
 
 FIXED = struct.Struct(">BII24s32s")  # suite, kid, time, salt, commit
+FIXED_PUBLIC = struct.Struct(">BII32s")  # suite, kid, time, enc
 TAG = 16
 
 # Patterns are of bytes: `\d` and the like would let other alphabets in if they were of text.
@@ -57,8 +59,9 @@ class Parts(NamedTuple):
     suite: int
     kid: int
     time: int
-    salt: bytes
-    commit: bytes
+    salt: bytes | None
+    commit: bytes | None
+    enc: bytes | None  # of suite 2, which has neither salt nor commitment
     sealed: bytes  # ciphertext and tag
 
 
@@ -188,14 +191,20 @@ def parse(token):
     if len(body) > MAX_BASE64:
         raise NotAuthentic(1, "text too long")
     binary = decode(body)
-    if not FIXED.size + TAG <= len(binary) <= FIXED.size + MAX_VALUE + TAG:
-        raise NotAuthentic(2, "binary too short or too long")
-    suite, kid, time, salt, commit = FIXED.unpack_from(binary)
+    suite = binary[0]
     if suite not in LINEAGE:
         raise NotAuthentic(2, "unknown suite")
+    fixed = FIXED_PUBLIC if suite == PUBLIC else FIXED
+    if not fixed.size + TAG <= len(binary) <= fixed.size + MAX_VALUE + TAG:
+        raise NotAuthentic(2, "binary too short or too long")
+    sealed = binary[fixed.size :]
+    if suite == PUBLIC:
+        _, kid, time, enc = fixed.unpack_from(binary)
+        return Parts(role.decode(), kind.decode(), suite, kid, time, None, None, enc, sealed)
+    _, kid, time, salt, commit = fixed.unpack_from(binary)
     if suite == DETERMINISTIC and time != 0:
         raise NotAuthentic(2, "deterministic with a time")
-    return Parts(role.decode(), kind.decode(), suite, kid, time, salt, commit, binary[FIXED.size :])
+    return Parts(role.decode(), kind.decode(), suite, kid, time, salt, commit, None, sealed)
 
 
 def write(role, kind, binary):
@@ -245,6 +254,76 @@ def find_key(keys, app, suite, kid):
     return None
 
 
+# Public-key sealing (section 7): HPKE, RFC 9180, base mode, written out from the RFC
+
+KEM = b"KEM" + struct.pack(">H", 0x0020)  # DHKEM(X25519, HKDF-SHA256)
+SUITE = b"HPKE" + struct.pack(">HHH", 0x0020, 0x0001, 0x0002)  # with HKDF-SHA256 and AES-256-GCM
+
+
+def labeled_extract(suite, salt, label, ikm):
+    # HKDF-Extract is one HMAC under the salt; an empty one is a key of zeroes, which HMAC pads to anyway.
+    return hmac.new(salt, b"HPKE-v1" + suite + label + ikm, hashlib.sha256).digest()
+
+
+def labeled_expand(suite, prk, label, info, length):
+    labeled = struct.pack(">H", length) + b"HPKE-v1" + suite + label + info
+    return HKDFExpand(algorithm=SHA256(), length=length, info=labeled).derive(prk)
+
+
+def derive_key_pair(ikm):
+    """DeriveKeyPair of section 7.1.3 of the RFC: the private key, and the public one's bytes."""
+    prk = labeled_extract(KEM, b"", b"dkp_prk", ikm)
+    private = X25519PrivateKey.from_private_bytes(labeled_expand(KEM, prk, b"sk", b"", 32))
+    return private, private.public_key().public_bytes_raw()
+
+
+def hpke_secret(dh, enc, public):
+    """The shared secret of the KEM: section 4.1 of the RFC."""
+    prk = labeled_extract(KEM, b"", b"eae_prk", dh)
+    return labeled_expand(KEM, prk, b"shared_secret", enc + public, 32)
+
+
+def hpke_key(shared, info):
+    """Key and nonce of the one message: section 5.1 of the RFC, in base mode, where there is no psk."""
+    context = b"\x00" + labeled_extract(SUITE, b"", b"psk_id_hash", b"") + labeled_extract(SUITE, b"", b"info_hash", info)
+    secret = labeled_extract(SUITE, shared, b"secret", b"")
+    return labeled_expand(SUITE, secret, b"key", context, 32), labeled_expand(SUITE, secret, b"base_nonce", context, 12)
+
+
+def hpke_seal(ikm, public, info, aad, value):
+    ephemeral, enc = derive_key_pair(ikm)
+    shared = hpke_secret(ephemeral.exchange(X25519PublicKey.from_public_bytes(public)), enc, public)
+    key, nonce = hpke_key(shared, info)
+    return enc, AESGCM(key).encrypt(nonce, value, aad)
+
+
+def hpke_open(pair, enc, info, aad, sealed):
+    private, public = pair
+    # A shared point of zeroes is refused with ValueError, as the RFC demands.
+    shared = hpke_secret(private.exchange(X25519PublicKey.from_public_bytes(enc)), enc, public)
+    key, nonce = hpke_key(shared, info)
+    return AESGCM(key).decrypt(nonce, sealed, aad)
+
+
+def key_pair(key, app):
+    """The key pair that an app key of the public lineage stands for."""
+    return derive_key_pair(hkdf(key, None, b"e3v1/public-key" + lp(app), 32))
+
+
+def public_info(app):
+    return b"e3v1/public" + lp(app)
+
+
+def seal_to_public(public, app, role, kind, kid, value, time, ikm):
+    """What a client does that holds the public key alone; `ikm`: 32 random bytes, unless a test states them."""
+    if not (ROLE.fullmatch(role) and APP.fullmatch(app)):
+        raise ValueError("role or app against its grammar")
+    check_value(kind, value)
+    head = header(role, kind, PUBLIC, kid, time)
+    enc, sealed = hpke_seal(ikm, public, public_info(app), head, value)
+    return write(role, kind, FIXED_PUBLIC.pack(PUBLIC, kid, time, enc) + sealed)
+
+
 # Opening and sealing
 
 
@@ -255,13 +334,18 @@ def open_token(keys, app, token):
     if key is None:
         raise NotAuthentic(3, "no such key of this app and lineage")
     head = header(parts.role, parts.type, parts.suite, parts.kid, parts.time)
-    message, commit, nonce = split(message_key(key, app, head, parts.salt))
-    if not hmac.compare_digest(commit, parts.commit):
-        raise NotAuthentic(4, "commitment differs")
     try:
-        value = AESGCM(message).decrypt(nonce, parts.sealed, head)
+        if parts.suite == PUBLIC:
+            value = hpke_open(key_pair(key, app), parts.enc, public_info(app), head, parts.sealed)
+        else:
+            message, commit, nonce = split(message_key(key, app, head, parts.salt))
+            if not hmac.compare_digest(commit, parts.commit):
+                raise NotAuthentic(4, "commitment differs")
+            value = AESGCM(message).decrypt(nonce, parts.sealed, head)
     except InvalidTag:
         raise NotAuthentic(5, "tag differs") from None
+    except ValueError:
+        raise NotAuthentic(5, "shared secret of zeroes") from None
     try:
         check_value(parts.type, value)
     except BadValue as error:
