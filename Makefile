@@ -29,10 +29,11 @@ test:
 nitro:
 	@tests/nitro/run $(ARGS)
 
-# The second implementation of the token format, written from SPEC.md alone, checks the frozen vectors.
+# The second implementation of the token format, written from SPEC.md alone, checks the frozen vectors, and seals to a public key of the engine.
 reader:
 	@.ci/deps reader
-	@if [ -d $(READER) ]; then .ci/reader $(READER) $(VENV); fi
+	@[ -x $(TARGET)/debug/e3 ] || $(CARGO) build --locked --workspace --bins $(TESTED)
+	@if [ -d $(READER) ]; then E3_ENGINE=$(TARGET)/debug/e3 .ci/reader $(READER) $(VENV); fi
 
 # An AWS emulator from PyPI understands what the engine asks of KMS, and is refused for what it answers.
 moto:

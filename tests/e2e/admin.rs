@@ -248,7 +248,7 @@ fn keys_are_destroyed_under_a_new_root_and_old_copies_open_nothing_once_kms_deni
     assert!(cause.contains("the key makes tokens or waits to") && cause.contains("(key 1)"), "{cause}");
     assert!(world.refused(&both, &["destroy", "--kid", "77"], 3).contains("there is no such key (key 77)"));
     world.done(&both, &["rotate", "--app", "shop"]);
-    assert!(world.refused(&both, &["destroy", "--kid", "3"], 3).contains("(key 3)"), "it waits");
+    assert!(world.refused(&both, &["destroy", "--kid", "4"], 3).contains("(key 4)"), "it waits");
     world.done(&both, &["rotate", "--app", "shop", "--promote"]);
     let input = [&old[..], b"\n"].concat();
     let rewrapped = world.keys(&both, &["rewrap", "--app", "shop"], &input).stdout;

@@ -1,12 +1,18 @@
 """Checks the frozen vectors with the Python reader. The last line sums up; the exit code is 1 if anything failed.
 
-`make PUBLIC APP ROLE KID TIME` makes tokens instead, as a client does that holds a public key and nothing else.
+With `E3_ENGINE`, the path of the program, it seals with a public key that a running engine gives out, and has that engine open what it made.
 """
 
 import hashlib
 import json
+import os
 import secrets
+import socket
+import struct
+import subprocess
 import sys
+import tempfile
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -172,17 +178,100 @@ def hpke_vectors():
         yield f"mode {v['mode']}, kem {v['kem_id']}, kdf {v['kdf_id']}, aead {v['aead_id']}", check
 
 
-def make(public, app, role, kid, time):
-    """Seals each line of standard input as a string to this public key; a token for each on standard output."""
-    for line in sys.stdin.buffer.read().splitlines():
+def lp8(text):
+    data = text.encode() if isinstance(text, str) else text
+    return struct.pack(">B", len(data)) + data
+
+
+def lp32(data):
+    return struct.pack(">I", len(data)) + data
+
+
+class Engine:
+    """The real engine in a folder of its own, and a caller of it: sections 8 to 10 over a Unix socket."""
+
+    def __init__(self, program):
+        self.folder = tempfile.TemporaryDirectory()
+        place = Path(self.folder.name)
+        socket_path = place / "e3.sock"
+        config = place / "e3.yaml"
+        config.write_text(
+            "development: true\nkeyring: keyring\nroot: {file: root.key}\naudit: {file: audit.jsonl}\n"
+            f"listen: ['unix://{socket_path}']\napps: {{shop: {{roles: {{note: {{public_seal: true}}}}}}}}\n"
+        )
+        for command in (["keys", "init"], ["keys", "create-app", "shop"]):
+            subprocess.run([program, *command, "--config", config], check=True, stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen([program, "run", "--config", config], stderr=subprocess.DEVNULL)
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(60)
+        until = time.monotonic() + 60
+        while True:
+            try:
+                self.socket.connect(str(socket_path))
+                return
+            except OSError:
+                if time.monotonic() > until or self.process.poll() is not None:
+                    raise
+                time.sleep(0.05)
+
+    def stop(self):
+        self.socket.close()
+        self.process.terminate()
+        self.process.wait(60)
+        self.folder.cleanup()
+
+    def take(self, length):
+        data = b""
+        while len(data) < length:
+            more = self.socket.recv(length - len(data))
+            if not more:
+                raise AssertionError("the engine closed the connection")
+            data += more
+        return data
+
+    def ask(self, item):
+        """One item of the app `shop`; the bytes of its result."""
+        stated = struct.pack(">B", 5) + struct.pack(">H", 0) + lp8("") * 3
+        body = struct.pack(">I", 30_000) + lp8("shop") + lp8("r") + stated + struct.pack(">I", 1) + item
+        self.socket.sendall(struct.pack(">IBQ", 9 + len(body), 1, 1) + body)
+        (length,) = struct.unpack(">I", self.take(4))
+        frame = self.take(length)
+        same("frame", (frame[0], frame[9]), (2, 0))
+        same("count", struct.unpack(">I", frame[10:14])[0:1], (1,))
+        return frame[14:]
+
+    def public_key(self, role):
+        result = self.ask(b"\x07" + lp8(role))
+        same("code", result[:1], b"\x06")
+        return struct.unpack(">I", result[1:5])[0], result[5:37]
+
+    def open(self, role, token):
+        """Type and value of a token, or the number of the refusal."""
+        result = self.ask(b"\x04\x01" + lp8(role) + lp32(token))
+        if result[0] == 3:
+            return result[1]
+        role_length = result[2]
+        (length,) = struct.unpack(">I", result[3 + role_length : 7 + role_length])
+        return chr(result[1]), result[7 + role_length : 7 + role_length + length]
+
+
+def engine_checks(engine):
+    """What is sealed here with nothing but the public key opens there."""
+    kid, public = engine.public_key("note")
+
+    def seal(kind, value, role="note", app="shop"):
         ikm = secrets.token_bytes(32)
-        token = e3.seal_to_public(bytes.fromhex(public), app, role, "s", int(kid), line, int(time), ikm)
-        sys.stdout.write(token.decode() + "\n")
+        return e3.seal_to_public(public, app, role, kind, kid, value, int(time.time()), ikm)
+
+    values = [("s", b""), ("s", "Zoë 漢字".encode()), ("n", b"1.10"), ("b", b"true"), ("z", b"null"), ("j", b'{"a":[]}')]
+    for kind, value in values + [("s", b"x" * 100_000)]:
+        yield f"{kind} of {len(value)} bytes", lambda k=kind, v=value: same("value", engine.open("note", seal(k, v)), (k, v))
+    yield "for another app", lambda: same("refusal", (engine.open("note", seal("s", b"x", app="bank")),), (1,))
+    other = lambda: e3.write("note", "s", e3.binary_of(seal("s", b"x", role="card")))
+    yield "for another role", lambda: same("refusal", (engine.open("note", other()),), (1,))
 
 
 def main():
-    if sys.argv[1:2] == ["make"]:
-        return make(*sys.argv[2:])
     vectors = json.loads(VECTORS.read_text(encoding="utf-8"))
     keys = [e3.Key(k["app"], k["kid"], k["lineage"], bytes.fromhex(k["key"])) for k in vectors["keys"]]
     positive, negative = vectors["positive"], vectors["negative"]
@@ -209,6 +298,16 @@ def main():
     for suite, name in ((e3.RANDOM, "random"), (e3.PUBLIC, "public key"), (e3.DETERMINISTIC, "deterministic")):
         sample = next((v for v in positive if v["suite"] == suite and v.get("value")), None)
         report.group(f"flip each bit, {name}", flips(keys, sample) if sample else [])
+
+    program = os.environ.get("E3_ENGINE")
+    if program:
+        engine = Engine(program)
+        try:
+            report.group("sealed here, opened by the engine", engine_checks(engine))
+        finally:
+            engine.stop()
+    else:
+        print("  sealed here, opened by the engine: left out, E3_ENGINE names no program")
 
     report.group("values taken", [(repr((k, v[:40])), lambda k=k, v=v: e3.check_value(k, v)) for k, v in GOOD])
     report.group("values refused", [(repr((k, v[:40])), lambda k=k, v=v: bad_value(k, v)) for k, v in BAD])
