@@ -202,8 +202,10 @@ pub fn may_stay(failure: &Failure) -> bool {
         | Refusal::RoleNotAllowed
         | Refusal::NotPermitted
         | Refusal::TooOld
-        | Refusal::UnknownRole => true,
-        Refusal::RoleKind | Refusal::BadValue | Refusal::RateLimited | Refusal::TypeNotAllowed => false,
+        | Refusal::UnknownRole
+        // A token that anyone could have made with the public key, of a role that takes none.
+        | Refusal::RoleKind => true,
+        Refusal::BadValue | Refusal::RateLimited | Refusal::TypeNotAllowed => false,
     }
 }
 
