@@ -81,13 +81,14 @@ struct Load {
     frame: Vec<u8>,
     input: Vec<u8>,
     start: usize,
+    in_flight: u64,
 }
 
 impl Load {
     fn new(socket: &Path, body: &[u8]) -> Self {
         let header = FrameHeader { kind: FrameKind::Request, id: 7, body: body.len() }.to_bytes().expect("a header");
         let stream = UnixStream::connect(socket).expect("the engine");
-        Self { stream, frame: [&header[..], body].concat(), input: Vec::new(), start: 0 }
+        Self { stream, frame: [&header[..], body].concat(), input: Vec::new(), start: 0, in_flight: IN_FLIGHT }
     }
 
     fn send(&mut self, n: u64) {
@@ -119,7 +120,7 @@ impl Load {
 
     fn run(&mut self, requests: u64) -> Duration {
         let begun = Instant::now();
-        let (mut sent, mut answered) = (requests.min(IN_FLIGHT), 0);
+        let (mut sent, mut answered) = (requests.min(self.in_flight), 0);
         self.send(sent);
         while answered < requests {
             let n = self.receive();
@@ -141,6 +142,69 @@ fn program() -> PathBuf {
     program
 }
 
+/// What an answer costs that has to be recorded: to a file, synced, ÷ to a device that keeps nothing, alternating.
+fn audit(_: &mut Criterion) {
+    const ROUNDS: u32 = 3;
+    const REQUESTS: u64 = 20_000;
+    let folder = tempfile::tempdir().expect("a folder");
+    drop(keyring(folder.path()));
+    let start = |name: &str, sink: &str| {
+        let socket = folder.path().join(format!("{name}.sock"));
+        let config = format!(
+            "development: true\nlisten: [\"unix://{}\"]\nkeyring: keyring\nroot: {{file: root.key}}\naudit: {{file: {sink}}}\n\
+             threads: 1\napps: {{shop: {{roles: {{card-number: {{}}}}}}}}\n",
+            socket.display()
+        );
+        let path = folder.path().join(format!("{name}.yaml"));
+        std::fs::write(&path, config).expect("a configuration");
+        let arguments = ["run", "--config", &path.to_string_lossy()];
+        let engine = Running::start("e3", 0, &program().to_string_lossy(), &arguments);
+        wait_for_socket(&socket);
+        (engine, socket)
+    };
+    let ((_file, to_file), (_null, to_null)) = (start("file", "audit.jsonl"), start("null", "/dev/null"));
+    for in_flight in [32, 256] {
+        let mut rates = [0.0; 2];
+        for _ in 0..ROUNDS {
+            for (rate, socket) in rates.iter_mut().zip([&to_file, &to_null]) {
+                let mut open = RequestWriter::new(app(), &context(), 0);
+                for token in tokens(socket, &seals()) {
+                    open.open(&[role("card-number")], &token).expect("room");
+                }
+                let mut load = Load::new(socket, &open.finish(10_000));
+                load.in_flight = in_flight;
+                load.run(REQUESTS / 10);
+                *rate += (REQUESTS * BATCH) as f64 / load.run(REQUESTS).as_secs_f64() / f64::from(ROUNDS);
+            }
+        }
+        let [file, null] = rates;
+        println!(
+            "audit, {in_flight} in flight: {file:.0} opens/s to a file, {null:.0} to /dev/null, ratio {:.2}",
+            file / null
+        );
+    }
+}
+
+fn context() -> Context<'static> {
+    Context {
+        request_id: "r-1",
+        direction: Direction::OutboundRequest,
+        destination: "api.pay.example",
+        source: "203.0.113.9",
+        method: "POST",
+        credential: e3_wire::Credential::default(),
+    }
+}
+
+/// A request of one batch of seals.
+fn seals() -> Vec<u8> {
+    let mut seal = RequestWriter::new(app(), &context(), 0);
+    for _ in 0..BATCH {
+        seal.seal(role("card-number"), ValueType::String, VALUE, false).expect("room");
+    }
+    seal.finish(10_000)
+}
+
 fn throughput(c: &mut Criterion) {
     let folder = tempfile::tempdir().expect("a folder");
     drop(keyring(folder.path()));
@@ -156,20 +220,8 @@ fn throughput(c: &mut Criterion) {
     let engine = Running::start("e3", 0, &program.to_string_lossy(), &["run", "--config", &path.to_string_lossy()]);
     wait_for_socket(&socket);
 
-    let context = Context {
-        request_id: "r-1",
-        direction: Direction::OutboundRequest,
-        destination: "api.pay.example",
-        source: "203.0.113.9",
-        method: "POST",
-        credential: e3_wire::Credential::default(),
-    };
-    let mut seal = RequestWriter::new(app(), &context, 0);
-    for _ in 0..BATCH {
-        seal.seal(role("card-number"), ValueType::String, VALUE, false).expect("room");
-    }
-    let body = seal.finish(10_000);
-    let mut open = RequestWriter::new(app(), &context, 0);
+    let body = seals();
+    let mut open = RequestWriter::new(app(), &context(), 0);
     for token in tokens(&socket, &body) {
         open.open(&[role("card-number")], &token).expect("room");
     }
@@ -208,5 +260,6 @@ fn main() {
     let mut c = Criterion::default().configure_from_args();
     one_value(&mut c);
     throughput(&mut c);
+    audit(&mut c);
     c.final_summary();
 }

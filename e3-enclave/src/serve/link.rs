@@ -103,6 +103,15 @@ impl Link {
         }
     }
 
+    /// Renews the certificate: it states what is in force now.
+    pub(super) fn renew(&self, engine: &Engine) {
+        if let Self::Attested(link) = self
+            && let Err(error) = link.tls.renew(state(engine))
+        {
+            tracing::error!(%error, "the certificate was not renewed");
+        }
+    }
+
     /// Renews the certificate before relays refuse it as too old, and when the keyring has changed.
     pub(super) async fn keep_fresh(self, engine: Arc<Engine>) {
         let Self::Attested(link) = self else { return std::future::pending().await };

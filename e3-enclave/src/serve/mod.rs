@@ -108,6 +108,8 @@ async fn serve(settings: Settings, live: Live, audit: Audit, link: Link) -> Resu
     let keys = (live, settings.roots);
     let engine = Engine::new(settings.policy, keys, (audit, settings.alarm), settings.create_apps, limits);
     let engine = Arc::new(engine);
+    let policy = Follower { engine: Arc::clone(&engine), link: link.clone(), admitted: settings.admitted.clone() };
+    policy.begin().await;
     let (drain, draining) = watch::channel(false);
     let room = Arc::new(Semaphore::new(limits.connections));
     let mut accepting = JoinSet::new();
@@ -123,8 +125,6 @@ async fn serve(settings: Settings, live: Live, audit: Audit, link: Link) -> Resu
     let names: Vec<String> = settings.listen.iter().map(ToString::to_string).collect();
     tracing::info!(endpoints = names.join(" "), keyring_epoch = epoch, "ready");
     signals::notify("READY=1");
-    let policy = Follower { engine: Arc::clone(&engine), link: link.clone(), admitted: settings.admitted };
-    policy.look(false).await;
     let following = tokio::spawn(policy.clone().follow());
     let counting = tokio::spawn(record_seals(Arc::clone(&engine), settings.seals));
     let watching = tokio::spawn(follow_keyring(Arc::clone(&engine)));
@@ -227,6 +227,17 @@ impl Follower {
         }
     }
 
+    /// Takes up the policy that was in force before anybody was served, or looks for one.
+    async fn begin(&self) {
+        match self.engine.policy().current().state() {
+            Some(state) => {
+                self.tell(&PolicyEvent::Loaded { version: state.version, hash: state.hash }).await;
+                self.admit();
+            }
+            None => self.look(false).await,
+        }
+    }
+
     async fn look(&self, force: bool) {
         let engine = Arc::clone(&self.engine);
         let looked = tokio::task::spawn_blocking(move || engine.policy().reload(force)).await;
@@ -265,6 +276,8 @@ impl Follower {
         admitted.relays.extend(policy.relays());
         admitted.strangers = policy.knows_images();
         self.link.admit(admitted);
+        // Relays see what is in force with their next session.
+        self.link.renew(&self.engine);
     }
 }
 

@@ -48,6 +48,28 @@ impl Place {
         Self { setup, engine: None, key, admin, authority }.started()
     }
 
+    /// An engine that no relay is measured into: it decides, also who comes in, by a policy that this place's administrator signs. `policy` gets the hash of the
+    /// relay's key.
+    pub(crate) fn governed(policy: impl FnOnce(&str) -> String) -> Self {
+        let authority = Arc::new(Authority::new(SystemTime::now(), Duration::from_secs(86_400)).unwrap());
+        let (key, admin) = (LinkKey::generate().unwrap(), AdminKey::generate().unwrap());
+        let signer = hex(admin.public());
+        let setup = Setup::with(&format!(
+            "audit: {{file: audit.jsonl}}\nattested: {{module: module, relays: [], admins: [{signer}]}}\n\
+             policy: {{file: policy.yaml, signers: [{signer}]}} # instead of apps:"
+        ));
+        let place = Self { setup, engine: None, key, admin, authority };
+        place.put_policy(&policy(&hex(&place.key.hash())));
+        place.started()
+    }
+
+    /// Signs a policy and puts it in the place of the one before, in one step.
+    pub(crate) fn put_policy(&self, text: &str) {
+        let signed = e3_enclave::policy::signed::sign(text.as_bytes(), &self.admin).unwrap();
+        fs::write(self.setup.path("policy.new"), signed).unwrap();
+        fs::rename(self.setup.path("policy.new"), self.setup.path("policy.yaml")).unwrap();
+    }
+
     fn lines(audit: &str, key: &LinkKey, admin: &AdminKey) -> String {
         let (relay, admin) = (hex(&key.hash()), hex(admin.public()));
         format!("audit: {{file: {audit}}}\nattested: {{module: module, relays: [{relay}], admins: [{admin}]}}")
@@ -112,8 +134,12 @@ impl Place {
 
     /// The relay's side, which expects the image of the engine's module.
     pub(crate) fn tls(&self) -> RelayTls {
-        let memory = Arc::new(Memory::new(None, HashMap::new()));
-        RelayTls::new(&self.key, self.verifier(), Self::accepted(), memory).unwrap()
+        self.tls_of(&self.key, Arc::new(Memory::new(None, HashMap::new())))
+    }
+
+    /// The same for whoever has this key and remembers this.
+    pub(crate) fn tls_of(&self, key: &LinkKey, memory: Arc<Memory>) -> RelayTls {
+        RelayTls::new(key, self.verifier(), Self::accepted(), memory).unwrap()
     }
 
     pub(crate) fn client(&self, tls: RelayTls) -> Client {
@@ -128,7 +154,7 @@ impl Place {
     pub(crate) async fn session_of(&self, tls: &RelayTls) -> Session {
         let stream = self.endpoint().connect(PATIENCE).await.unwrap();
         let (stream, _) = tls.connect(stream).await.unwrap();
-        Session { stream, reader: FrameReader::new(MAX_FRAME) }
+        Session::over(stream)
     }
 
     /// The security module of an enclave with this image, which makes documents under the authority.
@@ -185,10 +211,22 @@ pub(crate) struct Session {
 }
 
 impl Session {
+    /// A session over this stream.
+    pub(crate) fn over(stream: Stream) -> Self {
+        Self { stream, reader: FrameReader::new(MAX_FRAME) }
+    }
+
     pub(crate) async fn send(&mut self, kind: FrameKind, id: u64, body: &[u8]) {
         let header = FrameHeader { kind, id, body: body.len() }.to_bytes().unwrap();
         self.stream.write_all(&[&header[..], body].concat()).await.unwrap();
         self.stream.flush().await.unwrap();
+    }
+
+    /// Whether a ping is answered.
+    pub(crate) async fn answers(mut self) -> bool {
+        let header = FrameHeader { kind: FrameKind::Ping, id: 1, body: 0 }.to_bytes().unwrap();
+        let sent = self.stream.write_all(&header).await.is_ok() && self.stream.flush().await.is_ok();
+        sent && self.receive().await.is_some()
     }
 
     /// The next frame; `None` when the engine closed the session.

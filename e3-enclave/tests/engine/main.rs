@@ -12,6 +12,8 @@ mod callers;
 #[path = "../crypto/client.rs"]
 mod client;
 mod frames;
+#[cfg(feature = "test-module")]
+mod governed;
 mod harness;
 mod keys;
 mod lifecycle;
