@@ -84,6 +84,8 @@ async fn keys_of_a_running_engine_are_rotated_and_tokens_rewrapped_by_signed_com
     assert!(done(&place, &[], &["rotate", "--app", "shop", "--promote"], b"").contains("key 10 now makes the tokens"));
     assert!(refused(&place, &[], &["rotate", "--app", "shop", "--promote"], 3).contains("no key of shop waits"));
     done(&place, &[], &["rotate", "--app", "shop", "--lineage", "det", "--now"], b"");
+    let report = done(&place, &[], &["rotate", "--app", "shop", "--lineage", "public", "--now"], b"");
+    assert!(report.contains("shop (public): key 12 now makes the tokens"), "{report}");
     let cause = refused(&place, &[], &["rotate", "--app", "nobody"], 3);
     assert!(cause.contains("the app has no keys"), "{cause}");
     let input = [&old.join(&b"\n"[..])[..], b"\n"].concat();

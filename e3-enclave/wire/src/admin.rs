@@ -477,6 +477,7 @@ mod tests {
             AdminVerb::List,
             AdminVerb::CreateApp { app: app() },
             AdminVerb::Distribute { app: app(), lineage },
+            AdminVerb::Distribute { app: app(), lineage: KeyLineage::Public },
             AdminVerb::Promote { app: app(), lineage, kid: 7 },
             AdminVerb::Rewrap { request: b"any bytes" },
             AdminVerb::Destroy { kids: vec![1, u32::MAX] },
