@@ -140,7 +140,7 @@ fn a_keyring_is_made_inside_the_engine_and_opened_by_the_next_one() {
     let opened = world.open().unwrap();
     assert_eq!(opened.current().id_bytes(), made.current().id_bytes());
     assert_eq!(opened.current().epoch(), 2);
-    assert_eq!(opened.current().list().count(), 2);
+    assert_eq!(opened.current().list().count(), 3);
     let calls = world.kms.calls();
     assert_eq!(calls.iter().map(|c| c.action.as_str()).collect::<Vec<_>>(), ["GenerateDataKey", "Decrypt"]);
     for call in &calls {
