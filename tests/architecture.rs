@@ -26,7 +26,7 @@ const DIRECTIONS: [(&str, &[&str]); 7] = [
 const CONFINED: [(&str, &[&str], &[&str]); 9] = [
     (
         "relay/src",
-        &["hyper", "hyper_util"],
+        &["h2", "hyper", "hyper_util"],
         // The command asks a relay as anybody would.
         &[
             "listen",

@@ -104,6 +104,17 @@ impl Frames<TcpStream> {
 }
 
 impl<S: Read + Write> Frames<S> {
+    /// Sends the preface with these settings over a stream.
+    ///
+    /// # Panics
+    /// It breaks at once.
+    #[must_use]
+    pub fn over(stream: S, settings: &[(u16, u32)]) -> Self {
+        let mut frames = Self { stream };
+        frames.begin(settings).expect("the preface is sent");
+        frames
+    }
+
     fn begin(&mut self, settings: &[(u16, u32)]) -> io::Result<()> {
         self.stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")?;
         // No table of earlier fields: every status can then be read by itself.

@@ -47,6 +47,8 @@ pub struct Conversation {
     late: AtomicBool,
     /// A chunk of the body that comes in was refused.
     broken: AtomicBool,
+    /// What came behind the head of a stream is malformed.
+    malformed: AtomicBool,
     /// The body that comes in streams up, and has not ended.
     streams: AtomicBool,
     /// The rest of it is not wanted.
@@ -106,6 +108,7 @@ impl Conversation {
             in_head: AtomicBool::new(false),
             late: AtomicBool::new(false),
             broken: AtomicBool::new(false),
+            malformed: AtomicBool::new(false),
             streams: AtomicBool::new(false),
             unwanted: AtomicBool::new(false),
             refusal: OnceLock::new(),
@@ -130,6 +133,17 @@ impl Conversation {
 
     fn slow(&self) -> MutexGuard<'_, Slow> {
         self.slow.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its request turned out to be malformed, behind a head that was not.
+    pub fn found_malformed(&self) {
+        self.malformed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it did: nothing is answered then, and the stream is reset.
+    #[must_use]
+    pub fn is_malformed(&self) -> bool {
+        self.malformed.load(Ordering::Relaxed)
     }
 
     /// Whether this is one stream of HTTP/2.

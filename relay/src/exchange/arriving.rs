@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use crate::admit::Conversation;
@@ -33,10 +34,18 @@ impl Body for Arriving {
     type Error = hyper::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match &mut self.get_mut().body {
-            Some(body) => Pin::new(body).poll_frame(cx),
-            None => Poll::Ready(None),
+        let this = self.get_mut();
+        let Some(body) = &mut this.body else { return Poll::Ready(None) };
+        let polled = Pin::new(body).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && frame.trailers_ref().is_some_and(HeaderMap::is_empty)
+            && this.conversation.is_stream()
+        {
+            // The codec has dropped the pseudo fields that stood there, which make a message malformed (RFC 9113 §8.1): whoever works on the stream resets it.
+            this.conversation.found_malformed();
+            return Poll::Pending;
         }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -1,6 +1,5 @@
 //! HTTP/2 on one connection: hyper reads and writes, and every stream is a task of its own, with a conversation and a deadline of its own.
 
-use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -208,7 +207,7 @@ impl Streams {
     fn call(
         &self,
         request: Request<Incoming>,
-    ) -> impl Future<Output = Result<Response<DownBody>, Infallible>> + Send + use<> {
+    ) -> impl Future<Output = Result<Response<DownBody>, h2::Error>> + Send + use<> {
         let connection = &self.0;
         let (mut head, body) = request.into_parts();
         let refusal = decoded::settle(&mut head, connection.limits.head_fields).err().map(Failure::Framing);
@@ -217,7 +216,18 @@ impl Streams {
         let (edge, visit) = (Arc::clone(&connection.edge), connection.visit.of_stream());
         let call = Call { conversation: Arc::clone(&conversation), visit: Arc::clone(&visit) };
         *connection.called.lock().unwrap_or_else(PoisonError::into_inner) = Some(call);
-        async move { Ok(Box::pin(edge.answer(request, visit, conversation)).await) }
+        async move {
+            let mut answer = Box::pin(edge.answer(request, visit, Arc::clone(&conversation)));
+            poll_fn(|cx| {
+                let polled = answer.as_mut().poll(cx);
+                // Found while the body was read, which happens in here.
+                if conversation.is_malformed() {
+                    return Poll::Ready(Err(h2::Reason::PROTOCOL_ERROR.into()));
+                }
+                polled.map(Ok)
+            })
+            .await
+        }
     }
 
     /// Works on a stream as long as its deadline allows; what is dropped before its end is reset.
