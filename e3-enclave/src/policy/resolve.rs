@@ -215,6 +215,11 @@ impl Resolver<'_> {
                 }
             }
         }
+        if raw.deterministic && raw.public_seal {
+            let cause =
+                "`deterministic` and `public_seal`: what anyone seals is random, and one such token breaks equality";
+            self.error(role.place(), cause, "take one of the two out");
+        }
         RoleRules {
             deterministic: raw.deterministic,
             public_seal: raw.public_seal,

@@ -30,6 +30,12 @@ fn every_fault_is_told_with_its_place_and_a_hint() {
         ("max_age: 400d", "max_age: 400 days", ":4:", "no time span"),
         ("max_age: 400d", "max_age: 400d, deterministic: true", ":4:", "`max_age` and `deterministic`"),
         ("max_age: 400d", "max_age: 400d, public_seal: true", ":4:", "`max_age` and `public_seal`"),
+        (
+            "{deterministic: true}",
+            "{deterministic: true, public_seal: true}",
+            ":5:",
+            "`deterministic` and `public_seal`",
+        ),
         ("type: [string, number]", "type: [text]", ":4:", "stands where one of"),
         ("type: [string, number]", "typ: [string]", ":4:", "unknown key `typ`"),
         ("{deterministic: true}", "{determinstic: true}", ":5:", "did you mean `deterministic`?"),
