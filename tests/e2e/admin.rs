@@ -160,6 +160,15 @@ impl World {
     }
 
     fn ask(&self, engine: &Engine, fill: impl FnOnce(&mut RequestWriter)) -> Result<Vec<u8>, Refusal> {
+        self.try_ask(engine, fill).unwrap()
+    }
+
+    /// The same, where there may be no answer, or a refusal of the whole.
+    fn try_ask(
+        &self,
+        engine: &Engine,
+        fill: impl FnOnce(&mut RequestWriter),
+    ) -> Result<Result<Vec<u8>, Refusal>, String> {
         let accepted = PcrSet::new((0..3).map(|index| (index, Pcr::new([index + 1; 48])))).unwrap();
         let verifier = Verifier::with_test_root(self.authority.root()).unwrap();
         let memory = Arc::new(Memory::new(None, HashMap::new()));
@@ -169,14 +178,14 @@ impl World {
         fill(&mut request);
         self.runtime.block_on(async {
             let client = Client::new(vec![endpoint], Security::Attested(Arc::new(tls)), ClientOptions::default());
-            let answer = client.call(request, Instant::now() + LONG).await.unwrap();
+            let answer = client.call(request, Instant::now() + LONG).await.map_err(|e| e.to_string())?;
             match answer.answer().unwrap() {
-                Answer::Items(items) => match items[0] {
+                Answer::Items(items) => Ok(match items[0] {
                     ItemAnswer::Token(bytes) | ItemAnswer::Value { value: bytes, .. } => Ok(bytes.to_vec()),
                     ItemAnswer::Refused(refusal) => Err(refusal),
                     _ => panic!("no result"),
-                },
-                Answer::Refused(refusal) => panic!("{refusal}"),
+                }),
+                Answer::Refused(refusal) => Err(refusal.to_string()),
             }
         })
     }
@@ -349,4 +358,55 @@ fn a_destruction_that_broke_off_loses_nothing_and_is_ended_by_the_next() {
     assert_eq!(made, calls, "the root that is there is used");
     assert!(world.listed(&again).contains("root version 2"));
     assert_eq!(world.open(&again, &token), Err(Refusal::NotAuthentic));
+}
+
+#[test]
+fn an_enclave_decides_by_the_signed_policy_in_its_hosts_store() {
+    let world = World::new();
+    let pem = fs::read_to_string(world.file("admin.pem")).unwrap();
+    let signer = AdminKey::from_pem(&pem).unwrap();
+    // Nobody but the signers of policies is measured into this image: no relay, and no role.
+    let mut inputs: serde_json::Value = serde_json::from_slice(&fs::read(world.file("inputs.json")).unwrap()).unwrap();
+    let measured = inputs.as_object_mut().unwrap();
+    measured.remove("apps");
+    measured.remove("relays");
+    measured.insert("policy".to_owned(), serde_json::json!({"signers": [hex(signer.public())], "threshold": 1}));
+    fs::write(world.file("inputs.json"), inputs.to_string()).unwrap();
+    let engine = world.initialised("one");
+    let card = || Role::parse("card").unwrap();
+    let seal = || world.try_ask(&engine, |w| w.seal(card(), ValueType::String, b"4242", false).unwrap());
+    assert!(seal().is_err(), "without a policy nobody comes in");
+    let put = |version: u32, may: &str, by: &AdminKey| {
+        let text = format!(
+            "version: {version}\napp: shop\nroles: {{card: {{}}}}\nprincipals: {{edge: {{relay: {{spki: 'sha256:{}'}}}}}}\n\
+             grants: [{{who: edge, may: {may}, roles: [card]}}]\n",
+            hex(&world.relay.hash())
+        );
+        let signed = e3_enclave::policy::signed::sign(text.as_bytes(), by).unwrap();
+        fs::write(world.file("blobs/policy.new"), signed).unwrap();
+        fs::rename(world.file("blobs/policy.new"), world.file("blobs/policy")).unwrap();
+    };
+    put(1, "[seal, open]", &AdminKey::generate().unwrap());
+    let audited = |what: &str| fs::read_to_string(world.file("audit.jsonl")).unwrap_or_default().contains(what);
+    eventually("a stranger's policy is refused", || audited("\"why\":\"too-few-signatures\"").then_some(()));
+    assert!(seal().is_err());
+    put(1, "[seal, open]", &signer);
+    let mut token = Vec::new();
+    eventually("the policy is in force", || match seal() {
+        Ok(Ok(sealed)) => {
+            token = sealed;
+            Some(())
+        }
+        _ => None,
+    });
+    assert_eq!(world.open(&engine, &token), Ok(b"4242".to_vec()));
+    put(2, "seal", &signer);
+    eventually("the grant is taken back", || (world.open(&engine, &token) == Err(Refusal::NotPermitted)).then_some(()));
+    assert!(
+        audited("\"event\":\"policy-loaded\",\"version\":1") && audited("\"event\":\"policy-loaded\",\"version\":2")
+    );
+    // The host can put the older one back; this engine does not take it.
+    put(1, "[seal, open]", &signer);
+    eventually("it is refused", || audited("\"why\":\"rolled-back\"").then_some(()));
+    assert_eq!(world.open(&engine, &token), Err(Refusal::NotPermitted));
 }
