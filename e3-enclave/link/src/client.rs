@@ -193,7 +193,9 @@ impl Client {
                 | LinkError::Protocol
                 | LinkError::Connect(_)
                 | LinkError::Refused
-                | LinkError::Timeout),
+                | LinkError::Timeout
+                // It began to pause while this call waited for its connection.
+                | LinkError::Unavailable),
                 failed,
             )) if Instant::now() < deadline => {
                 match self.attempt(FrameKind::Request, body, deadline, Some(failed)).await {
