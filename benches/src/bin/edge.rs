@@ -3,7 +3,7 @@
 //! As in `journey`: the measured proxy on processor 0, load and servers on processor 1, alternating rounds, ratios round by round.
 //!
 //! ```text
-//! cargo build --release --workspace --bins && target/release/edge [rounds] [seconds]
+//! cargo build --release --workspace --bins && target/release/edge [rounds] [seconds] [tls | memory | victims]
 //! ```
 
 use std::io::{Read, Write};
@@ -352,7 +352,21 @@ fn main() {
     let pinned = std::process::Command::new("taskset").args(["-cp", &REST_CPU.to_string(), &own]).output();
     assert!(pinned.is_ok_and(|done| done.status.success()), "this process cannot be bound to a processor");
     let dir = tempfile::tempdir().expect("temporary folder");
-    let system = System::start(dir.path());
+    let part = std::env::args().nth(3);
+    let wanted = |name: &str| part.as_deref().is_none_or(|part| part == name);
+    if wanted("tls") {
+        tls(dir.path(), rounds, time);
+    }
+    if wanted("memory") {
+        idle_memory(dir.path());
+    }
+    if wanted("victims") {
+        victims(dir.path(), rounds, time);
+    }
+}
+
+fn tls(dir: &Path, rounds: usize, time: Duration) {
+    let system = System::start(dir);
     let (relay, nginx) = (&system.relay, &system.nginx);
     let own = Way::new(system.secure, None, HOST, &system.leaf.authority, "http/1.1");
     let peer = Way::new(system.nginx_port, None, HOST, &system.leaf.authority, "http/1.1");
@@ -361,7 +375,4 @@ fn main() {
     let inside = Way::new(system.proxy, connect(HOST), HOST, &system.authority, "http/1.1");
     let past = Way::new(system.proxy, connect(TUNNELLED), TUNNELLED, &system.leaf.authority, "http/1.1");
     compare("CONNECT, TLS backend", [("intercepted", &inside, relay), ("tunnel", &past, relay)], rounds, time);
-    drop(system);
-    idle_memory(dir.path());
-    victims(dir.path(), rounds, time);
 }

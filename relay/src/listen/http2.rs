@@ -21,7 +21,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use super::Edge;
 use super::http1::{carry_tunnel, keep_pool_swept};
 use super::visit::Visit;
-use crate::admit::{Conversation, decoded};
+use crate::admit::{Blocks, Conversation, decoded};
 use crate::config::resolved::ConnectionLimits;
 use crate::deadline::{Deadline, Moment};
 use crate::error::Failure;
@@ -136,6 +136,8 @@ impl Edge {
             let streams = streams.clone();
             service_fn(move |request| streams.call(request))
         };
+        // What is too large by little is decoded, to be answered.
+        let stream = Blocks::new(stream, 2 * limits.head_bytes);
         let connection = http2::Builder::new(streams)
             .timer(TokioTimer::new())
             .keep_alive_interval(PING)
