@@ -18,16 +18,20 @@ use flood::Flood;
 /// What is logged unless `E3_LOG` or `RUST_LOG` says otherwise. Pingora reports its own start and end in detail; its warnings are enough.
 const DEFAULT: &str = "info,pingora_core=warn,pingora_runtime=warn";
 
+/// What these may say where the filter does not name them. notify tells at `trace` of every change beside the rules file, and the log may be such a change; the codec of
+/// HTTP/2 warns of every connection that a client's flood ends, as fast as the client dials.
+const GUARDED: [(&str, &str); 2] = [("notify", "notify=debug"), ("h2", "h2=error")];
+
 /// Starts the log of this process. The filter is `E3_LOG`, else `RUST_LOG`, else `info`.
 ///
 /// A filter that cannot be read is reported in the log and replaced by the default: a typing error there must not keep a relay down. A second call changes nothing.
 pub fn start(format: LogFormat) {
     let written = ["E3_LOG", "RUST_LOG"].into_iter().find_map(|name| Some((name, std::env::var(name).ok()?)));
     let (filter, fault) = match &written {
-        None => (EnvFilter::new(DEFAULT), None),
+        None => (usual(), None),
         Some((name, text)) => match EnvFilter::try_new(guarded(text)) {
             Ok(filter) => (filter, None),
-            Err(error) => (EnvFilter::new(DEFAULT), Some((name, error))),
+            Err(error) => (usual(), Some((name, error))),
         },
     };
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
@@ -75,9 +79,19 @@ fn suppressed(site: &str, code: &'static str, status: u16, suppressed: u32) {
     }
 }
 
-/// The filter without what would log itself: notify tells at `trace` of every change beside the rules file, and the log may be such a change. Whoever names notify gets it.
+fn usual() -> EnvFilter {
+    EnvFilter::new(guarded(DEFAULT))
+}
+
+/// The filter with [`GUARDED`].
 fn guarded(filter: &str) -> String {
-    if filter.contains("notify") { filter.to_owned() } else { format!("{filter},notify=debug") }
+    let mut guarded = filter.to_owned();
+    for (name, directive) in GUARDED {
+        if !filter.contains(name) {
+            guarded = format!("{guarded},{directive}");
+        }
+    }
+    guarded
 }
 
 /// What the log says about one message.

@@ -205,7 +205,7 @@ fn cookies_come_to_the_backend_in_one_field() {
 
 #[test]
 fn rapid_reset_ends_the_connection_and_no_other() {
-    let edge = Edge::start(Backend::echo(), "");
+    let mut edge = Edge::start(Backend::echo(), "");
     let mut frames = edge.frames();
     let mut sent = Vec::new();
     for n in 0..5000u32 {
@@ -227,6 +227,8 @@ fn rapid_reset_ends_the_connection_and_no_other() {
     assert!(ended, "the connection goes on");
     edge.serves();
     assert_eq!(edge.backend.requests().len(), 1, "no reset request reached the backend");
+    let log = edge.relay.process().log();
+    assert!(!log.contains("reset"), "a client's flood is not the log's: {log}");
 }
 
 #[test]

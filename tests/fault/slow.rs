@@ -23,6 +23,11 @@ use tokio::sync::Semaphore;
 
 const HOST: &str = "api.shop.example";
 
+/// Connections that are being opened at a time, and the time that each of them takes: 2,500 a second. All at once would measure how many the kernel lets wait for
+/// `accept`, before the relay sees any of them.
+const OPENING: usize = 100;
+const OPENED_IN: Duration = Duration::from_millis(40);
+
 /// Time between two bytes of a slow connection.
 const DRIP: Duration = Duration::from_millis(700);
 
@@ -83,7 +88,8 @@ async fn drip(slow: Slow, from: Ipv4Addr, to: SocketAddr, turns: &Semaphore, ope
         // A small window, so that an answer does not fit into it.
         socket.set_recv_buffer_size(4096).expect("a small buffer");
         socket.bind(SocketAddr::from((from, 0))).expect("an address of loopback");
-        socket.connect(to).await.expect("the relay accepts")
+        let (stream, ()) = tokio::join!(socket.connect(to), tokio::time::sleep(OPENED_IN));
+        stream.expect("the relay accepts")
     };
     opened.fetch_add(1, Ordering::SeqCst);
     let (mut reader, mut writer) = stream.into_split();
@@ -194,7 +200,7 @@ fn ten_thousand_slow_connections_are_closed_in_time_and_nobody_else_waits() {
         thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
-                let turns = Arc::new(Semaphore::new(100));
+                let turns = Arc::new(Semaphore::new(OPENING));
                 let all: Vec<_> = (0..count)
                     .map(|n| {
                         let slow = Slow::OF_TEN[n % 10];
