@@ -62,6 +62,9 @@ fn code(body: &str) -> String {
 
 const HOME: &str = "10.1.2.3";
 const ELSEWHERE: &str = "203.0.113.9";
+/// What the proxy writes whose client sent something unreadable itself, or whose client it does not know. The proxy's own address may do what the client's may not.
+const BEHIND_NOISE: &str = "\u{e9}, 203.0.113.9";
+const UNKNOWN: &str = "203.0.113.9, unknown";
 
 #[test]
 fn a_key_does_what_its_grants_say_and_the_relay_it_comes_through_adds_nothing() {
@@ -70,7 +73,7 @@ fn a_key_does_what_its_grants_say_and_the_relay_it_comes_through_adds_nothing() 
     let policy = format!(
         "version: 1\napp: shop\nroles: {{card: {{}}, phone: {{deterministic: true}}}}\nprincipals:\n  relay: {{relay: {{plain: true}}}}\n  writer: {{api_key: '{}'}}\n  \
          phone-service: {{api_key: '{}'}}\n  lapsed: {{api_key: '{}', until: 2020-01-01}}\ngrants:\n  - {{who: relay, may: [seal, open], roles: [card]}}\n  \
-         - {{who: writer, may: [seal, seal-deterministic], roles: '*'}}\n  - {{who: phone-service, may: [open, inspect], roles: [phone], from: [10.0.0.0/8]}}\n  \
+         - {{who: writer, may: [seal, seal-deterministic], roles: '*'}}\n  - {{who: phone-service, may: [open, inspect], roles: [phone], from: [10.0.0.0/8, 127.0.0.0/8]}}\n  \
          - {{who: phone-service, may: [rewrap], roles: [phone], until: 2020-01-01}}\n  - {{who: lapsed, may: [open], roles: '*'}}\n",
         writer.hash, phones.hash, lapsed.hash
     );
@@ -92,6 +95,8 @@ fn a_key_does_what_its_grants_say_and_the_relay_it_comes_through_adds_nothing() 
         (&phones, HOME, "/v1/inspect", &card, 403, "engine/not-permitted"),
         (&phones, HOME, "/v1/seal?role=card", &phone, 403, "engine/not-permitted"),
         (&phones, ELSEWHERE, "/v1/open", &phone, 403, "engine/not-permitted"),
+        (&phones, BEHIND_NOISE, "/v1/open", &phone, 403, "engine/not-permitted"),
+        (&phones, UNKNOWN, "/v1/open", &phone, 403, "engine/not-permitted"),
         (&phones, HOME, "/v1/rewrap", &phone, 403, "engine/not-permitted"),
         (&writer, HOME, "/v1/open", &phone, 403, "engine/not-permitted"),
         (&lapsed, HOME, "/v1/open", &phone, 401, "engine/unknown-key"),

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use e3_tests::backend::{Backend, answer};
 use e3_tests::client::{Connection, json_request, once};
-use e3_tests::port;
 use e3_tests::stack::{Engine, Relay, folder};
+use e3_tests::{eventually, port};
 
 const HOST: &str = "api.shop.example";
 
@@ -207,4 +207,48 @@ fn another_protocol_passes_on_an_unruled_route() {
     assert_eq!(connection.answer().unwrap().status, 101);
     connection.send(b"hello").unwrap();
     assert_eq!(connection.rest().unwrap(), b"hello");
+}
+
+/// A connection that idles from before a reload, whose rules tell the backend who the client is.
+#[test]
+fn a_connection_that_told_no_client_is_not_used_where_clients_are_told() {
+    use std::io::{BufRead, BufReader, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let upstream = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let stream = stream.unwrap();
+            std::thread::spawn(move || {
+                let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+                let mut told = "bare";
+                while let Some(line) = lines.next() {
+                    if line.starts_with("PROXY ") {
+                        told = "told";
+                    } else if line.is_empty() {
+                        (&stream)
+                            .write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n{told}").as_bytes())
+                            .unwrap();
+                    }
+                }
+            });
+        }
+    });
+    let (folder, inbound) = (folder(), port::free());
+    let rules = |more| {
+        format!(
+            "engine: {{endpoints: [\"unix:///nonexistent/e3.sock\"], app: shop, development: true}}\nthreads: 1\ninbound:\n  \
+             - {{listen: \"{inbound}\", hosts: [{HOST}], backend: \"http://{upstream}\"{more}}}\n"
+        )
+    };
+    let relay = Relay::start(folder.path(), "relay", &rules(""));
+    let get = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+    let mut client = Connection::open(inbound);
+    client.send(get.as_bytes()).unwrap();
+    assert_eq!(client.answer().unwrap().text(), "bare");
+    relay.replace_rules(&rules(", backend_proxy_protocol: v1"));
+    eventually("the new rules", || {
+        (relay.metric(r#"e3_relay_reloads_total{result="applied"}"#) == Some(1.0)).then_some(())
+    });
+    client.send(get.as_bytes()).unwrap();
+    assert_eq!(client.answer().unwrap().text(), "told");
 }

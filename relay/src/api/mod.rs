@@ -197,7 +197,7 @@ impl Caller<'_> {
     /// The client for whom the call is made, as the engine is told.
     fn source(&self, head: &Parts, api: &Api) -> String {
         let told = forwarded::source(&head.headers, &api.forwarding, self.client.address());
-        told.or(self.client.address()).map(|address| address.to_string()).unwrap_or_default()
+        told.address(self.client.address()).map(|address| address.to_string()).unwrap_or_default()
     }
 
     fn count(&self, counts: &Counts) {

@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use pingora_core::connectors::TransportConnector;
 
 use super::arriving::Arriving;
-use super::forwarded::{self, Came};
+use super::forwarded::{self, Came, Source};
 use super::headers;
 use super::records::Falling;
 use super::stream::{Done, DownBody, UpBody};
@@ -99,7 +99,7 @@ pub struct Exchange<'a> {
     pub(super) rule: Option<usize>,
     /// The client speaks HTTP/1.0.
     pub(super) old_client: bool,
-    /// The client for whom a trusted proxy asks.
+    /// The client for whom a trusted proxy asks; empty where it is not known.
     source: Option<Box<str>>,
     /// The request asks for another protocol.
     upgrades: bool,
@@ -236,13 +236,18 @@ impl<'a> Exchange<'a> {
             return Err(Failure::UnderscoreField);
         }
         if self.shared.edge == Edge::Inbound && !site.site.forwarding.trust.is_empty() {
-            let source = forwarded::source(&head.headers, &site.site.forwarding, self.shared.client.address());
-            self.source = source.map(|address| address.to_string().into());
+            self.source = match forwarded::source(&head.headers, &site.site.forwarding, self.shared.client.address()) {
+                Source::Connection => None,
+                Source::Client(address) => Some(address.to_string().into()),
+                // The engine then grants nothing to clients from some network alone.
+                Source::Unknown => Some("".into()),
+            };
         }
         let path = self.target.map_or(head.uri.path(), |t| t.split('?').next().unwrap_or_default());
         let (route, request_body) = site.site.rules.route(&head, path)?;
         self.rule = route.first_rule();
-        let upgrade = headers::upgrade(&head.headers);
+        // HTTP/1.0 knows no other protocol (RFC 9110 §7.8).
+        let upgrade = if self.old_client { None } else { headers::upgrade(&head.headers) };
         self.upgrades = upgrade.is_some();
         if upgrade.is_some() && route.is_ruled() {
             return Err(Failure::Upgrade);
@@ -260,7 +265,7 @@ impl<'a> Exchange<'a> {
         self.upstream_time = since(sent);
         let response = response?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return self.tunnel(response, client_upgrade);
+            return self.tunnel(response, client_upgrade, upgrade.as_ref());
         }
         self.response(response, &route, &method).await
     }
@@ -479,6 +484,9 @@ impl<'a> Exchange<'a> {
     ) -> Result<Passed, Failure> {
         let (mut head, body) = response.into_parts();
         self.upstream_status = Some(head.status);
+        if !headers::is_framed_once(&head.headers) {
+            return Err(Failure::UpstreamProtocol);
+        }
         headers::strip_hop_by_hop(&mut head.headers);
         if self.shared.conversation.is_streaming() && head.status.as_u16() >= 300 {
             // The upstream does not want the rest. What the client still sends is on its way, so the connection ends with the answer.
@@ -544,17 +552,20 @@ impl<'a> Exchange<'a> {
     }
 
     /// Joins the client's and the upstream's streams after `101 Switching Protocols`.
-    fn tunnel(&self, mut response: Response<Driven>, client: Option<OnUpgrade>) -> Result<Passed, Failure> {
-        let client = client.ok_or(Failure::UpstreamProtocol)?;
+    fn tunnel(
+        &self,
+        mut response: Response<Driven>,
+        client: Option<OnUpgrade>,
+        asked: Option<&HeaderValue>,
+    ) -> Result<Passed, Failure> {
+        let (Some(client), Some(asked)) = (client, asked) else { return Err(Failure::UpstreamProtocol) };
+        let protocol = headers::agreed(response.headers(), asked).ok_or(Failure::UpstreamProtocol)?;
         let upstream = hyper::upgrade::on(&mut response);
         let (mut head, body) = response.into_parts();
         let driver = body.into_driver();
-        let protocol = head.headers.get(header::UPGRADE).cloned();
         headers::strip_hop_by_hop(&mut head.headers);
         head.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        if let Some(protocol) = protocol {
-            head.headers.insert(header::UPGRADE, protocol);
-        }
+        head.headers.insert(header::UPGRADE, protocol);
         let limits = &self.site.site.limits;
         self.shared.conversation.agree_to_upgrade(limits.stream_idle, limits.stream_time);
         // The connection's own task carries the tunnel on, so that it counts as a connection until its end.

@@ -23,24 +23,50 @@ pub struct Came<'a> {
     pub host: Option<&'a HeaderValue>,
 }
 
-/// The client for whom a trusted proxy asks: the last address in `X-Forwarded-For` that is not itself trusted. `None` where the connection's own counts.
-#[must_use]
-pub fn source(headers: &HeaderMap, policy: &Forwarding, address: Option<IpAddr>) -> Option<IpAddr> {
-    if !policy.trusts(address?) {
-        return None;
+/// For whom a request is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// For who opened the connection: nobody who is trusted says otherwise.
+    Connection,
+    /// For the client that a trusted proxy names.
+    Client(IpAddr),
+    /// A trusted proxy names a client that nobody can read. Its own address must not count in the client's place.
+    Unknown,
+}
+
+impl Source {
+    /// The address of the client, where `connection` is that of the connection; `None` where it is not known.
+    #[must_use]
+    pub fn address(self, connection: Option<IpAddr>) -> Option<IpAddr> {
+        match self {
+            Self::Connection => connection,
+            Self::Client(address) => Some(address),
+            Self::Unknown => None,
+        }
     }
-    let mut last = None;
+}
+
+/// For whom a trusted proxy asks: the last address in `X-Forwarded-For` that is not itself trusted, else the first that is. What stands in front of the client's address is the
+/// client's own word, and is not read.
+#[must_use]
+pub fn source(headers: &HeaderMap, policy: &Forwarding, address: Option<IpAddr>) -> Source {
+    if !address.is_some_and(|address| policy.trusts(address)) {
+        return Source::Connection;
+    }
+    let mut source = Source::Connection;
     for list in headers.get_all(&FOR).iter().rev() {
-        for entry in list.to_str().ok()?.rsplit(',') {
-            // What stands in front of something unreadable was not written by who can be asked.
-            let Some(entry) = read(entry.trim()) else { return last };
-            last = Some(entry);
+        for entry in list.as_bytes().rsplit(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+            if entry.is_empty() {
+                continue;
+            }
+            let Some(entry) = std::str::from_utf8(entry).ok().and_then(read) else { return Source::Unknown };
+            source = Source::Client(entry);
             if !policy.trusts(entry) {
-                return last;
+                return source;
             }
         }
     }
-    last
+    source
 }
 
 /// An address, with or without port and brackets.
@@ -79,17 +105,19 @@ fn scheme(secure: bool) -> &'static str {
     if secure { "https" } else { "http" }
 }
 
-/// Everything that backends read as word of a proxy before them.
-fn take_out(headers: &mut HeaderMap) {
+/// Takes out everything that backends read as word of a proxy before them, of headers or trailers, also in the spelling that some read as the same name.
+pub(super) fn take_out(fields: &mut HeaderMap) {
     let claims = |name: &HeaderName| {
-        name.as_str().starts_with("x-forwarded-") || *name == header::FORWARDED || name.as_str() == "x-real-ip"
+        let name = name.as_str();
+        // Hardly any name begins so.
+        name.starts_with(['f', 'x'])
+            && match &*name.replace('_', "-") {
+                "forwarded" | "x-real-ip" => true,
+                name => name.starts_with("x-forwarded-"),
+            }
     };
-    // Hardly any client says such a thing.
-    if headers.keys().any(claims) {
-        let names: Vec<HeaderName> = headers.keys().filter(|name| claims(name)).cloned().collect();
-        for name in names {
-            headers.remove(name);
-        }
+    while let Some(name) = fields.keys().find(|name| claims(name)).cloned() {
+        fields.remove(name);
     }
 }
 
@@ -136,7 +164,7 @@ mod tests {
     fn headers(list: &[(&'static str, &'static str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in list {
-            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+            headers.append(HeaderName::from_static(name), HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         headers
     }
@@ -201,10 +229,11 @@ mod tests {
         let policy = policy(&["10.0.0.0/8", "2001:db8::/32"], true, false);
         let found = |address: &str, lists: &[&'static str]| {
             let lists: Vec<_> = lists.iter().map(|list| ("x-forwarded-for", *list)).collect();
-            source(&headers(&lists), &policy, Some(address.parse().unwrap())).map(|a| a.to_string())
+            source(&headers(&lists), &policy, Some(address.parse().unwrap()))
         };
         let is = |address: &str, lists: &[&'static str], expected: Option<&str>| {
-            assert_eq!(found(address, lists).as_deref(), expected, "{address} {lists:?}");
+            let expected = expected.map_or(Source::Connection, |client| Source::Client(client.parse().unwrap()));
+            assert_eq!(found(address, lists), expected, "{address} {lists:?}");
         };
         is("192.0.2.1", &["203.0.113.9"], None);
         is("10.0.0.1", &[], None);
@@ -215,7 +244,28 @@ mod tests {
         is("10.0.0.1", &["203.0.113.9:4711"], Some("203.0.113.9"));
         is("2001:db8::1", &["[2001:470::9]:4711"], Some("2001:470::9"));
         is("10.0.0.1", &["::ffff:203.0.113.9"], Some("203.0.113.9"));
-        is("10.0.0.1", &["203.0.113.9, unknown, 10.0.0.2"], Some("10.0.0.2"));
-        is("10.0.0.1", &["203.0.113.9, "], None);
+        is("10.0.0.1", &["203.0.113.9, "], Some("203.0.113.9"));
+        // What a client wrote before its proxy came does not matter, whatever it is.
+        is("10.0.0.1", &["\u{e9}, 203.0.113.9"], Some("203.0.113.9"));
+        is("10.0.0.1", &["\u{e9}", "203.0.113.9, 10.0.0.2"], Some("203.0.113.9"));
+        for unknown in ["203.0.113.9, unknown, 10.0.0.2", "203.0.113.9, \u{e9}", "_hidden", "203.0.113.9 10.0.0.1"] {
+            assert_eq!(found("10.0.0.1", &[unknown]), Source::Unknown, "{unknown}");
+        }
+    }
+
+    #[test]
+    fn claims_are_taken_out_in_every_spelling() {
+        let mut fields = headers(&[
+            ("x_forwarded_for", "203.0.113.9"),
+            ("x-forwarded_proto", "https"),
+            ("x_real_ip", "203.0.113.9"),
+            ("forwarded", "for=203.0.113.9"),
+            ("x-forward", "stays"),
+            ("from", "stays"),
+        ]);
+        take_out(&mut fields);
+        let mut left: Vec<_> = fields.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["from", "x-forward"]);
     }
 }

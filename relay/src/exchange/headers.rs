@@ -4,8 +4,10 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 
 /// Fields that end at this hop whatever `Connection` says.
-const HOP_BY_HOP: [HeaderName; 7] = [
+const HOP_BY_HOP: [HeaderName; 8] = [
     header::CONNECTION,
+    // Asks for HTTP/2 behind this hop (RFC 7540 §3.2.1, since withdrawn).
+    HeaderName::from_static("http2-settings"),
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     header::PROXY_AUTHORIZATION,
@@ -99,18 +101,63 @@ pub fn strip_trailers(trailers: &mut HeaderMap) {
         trailers.remove(name);
     }
     remove_client_certificate(trailers);
+    super::forwarded::take_out(trailers);
 }
 
-/// The protocol that a request asks to change to, as it stands in `Upgrade`.
+/// Protocols in which further HTTP requests travel, by name without version: behind a change to one of them no request would meet its rules.
+const CARRY_HTTP: [&str; 6] = ["h2", "h2c", "h3", "http", "spdy", "tls"];
+
+/// The protocols that a request asks to change to, as they are asked of the next hop. Those that carry HTTP are not: a server may overlook such a wish (RFC 9110 §7.8), and
+/// the request goes on as what it is.
 #[must_use]
 pub fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
-    let asked = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|v| v.to_str().ok())
-        .flat_map(|v| v.split(','))
-        .any(|name| name.trim().eq_ignore_ascii_case("upgrade"));
-    if asked { headers.get(header::UPGRADE).cloned() } else { None }
+    // Hardly any request asks.
+    if !headers.contains_key(header::UPGRADE) || !members(headers, &header::CONNECTION).any(|m| is_word(m, "upgrade")) {
+        return None;
+    }
+    let protocols: Vec<&str> = members(headers, &header::UPGRADE).filter(|protocol| !carries_http(protocol)).collect();
+    HeaderValue::from_str(&protocols.join(", ")).ok().filter(|protocols| !protocols.is_empty())
+}
+
+/// The protocol that a server changes to; `None` unless it is one of those that were `asked` of it.
+#[must_use]
+pub fn agreed(headers: &HeaderMap, asked: &HeaderValue) -> Option<HeaderValue> {
+    let asked = asked.to_str().ok()?;
+    let mut protocols = members(headers, &header::UPGRADE);
+    let (Some(protocol), None) = (protocols.next(), protocols.next()) else { return None };
+    let was_asked = asked.split(", ").any(|asked| is_word(asked, protocol));
+    if was_asked { HeaderValue::from_str(protocol).ok() } else { None }
+}
+
+/// The members of a list (RFC 9110 §5.6.1), of all fields of the name.
+fn members<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h str> {
+    let lists = headers.get_all(name).into_iter().filter_map(|list| list.to_str().ok());
+    lists.flat_map(|list| list.split(',')).map(str::trim).filter(|member| !member.is_empty())
+}
+
+fn is_word(text: &str, word: &str) -> bool {
+    text.eq_ignore_ascii_case(word)
+}
+
+fn carries_http(protocol: &str) -> bool {
+    let name = protocol.split('/').next().unwrap_or_default().trim_end();
+    CARRY_HTTP.iter().any(|known| is_word(name, known))
+}
+
+/// Whether the end of a response is beyond doubt (RFC 9112 §6): not two lengths, nor a length beside a coding, nor a coding but `chunked`, whose label would be lost
+/// at this hop.
+#[must_use]
+pub fn is_framed_once(headers: &HeaderMap) -> bool {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let length = lengths.next();
+    let one =
+        length.is_none_or(|l| !l.is_empty() && l.as_bytes().iter().all(u8::is_ascii_digit)) && lengths.next().is_none();
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => one,
+        (Some(only), None) => length.is_none() && only.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"),
+        (Some(_), Some(_)) => false,
+    }
 }
 
 /// Drops what no longer holds after a body was edited: digests over it, and strong entity tags of it.
@@ -241,6 +288,54 @@ mod tests {
         let mut trailers = headers(&said);
         strip_trailers(&mut trailers);
         assert_eq!(trailers, headers(&said[4..]));
+    }
+
+    #[test]
+    fn no_protocol_that_carries_http_is_asked_of_the_next_hop() {
+        let asked =
+            |lists: &[(&'static str, &'static str)]| upgrade(&headers(lists)).map(|v| v.to_str().unwrap().to_owned());
+        let with = |protocols| asked(&[("connection", "keep-alive, Upgrade"), ("upgrade", protocols)]);
+        assert_eq!(with("websocket").as_deref(), Some("websocket"));
+        assert_eq!(with("h2c, WebSocket, foo/2").as_deref(), Some("WebSocket, foo/2"));
+        for protocol in
+            ["h2c", "H2C", "h2", "HTTP/2.0", "http / 1.1", "TLS/1.0, HTTP/1.1", "tls", "SPDY/3", "h3", ", ", ""]
+        {
+            assert_eq!(with(protocol), None, "{protocol}");
+        }
+        assert_eq!(asked(&[("connection", "Upgrade"), ("upgrade", "h2c"), ("upgrade", "x")]).as_deref(), Some("x"));
+        assert_eq!(asked(&[("upgrade", "websocket")]), None);
+        assert_eq!(asked(&[("connection", "upgrade")]), None);
+    }
+
+    #[test]
+    fn a_server_changes_to_what_it_was_asked_for_and_to_nothing_else() {
+        let asked = HeaderValue::from_static("WebSocket, foo/2");
+        let to = |protocol| agreed(&headers(&[("upgrade", protocol)]), &asked);
+        assert_eq!(to("websocket").unwrap(), "websocket");
+        assert_eq!(to("foo/2").unwrap(), "foo/2");
+        for other in ["h2c", "foo", "websocket, foo/2", "", "foo/2, h2c"] {
+            assert_eq!(to(other), None, "{other}");
+        }
+        assert_eq!(agreed(&HeaderMap::new(), &asked), None);
+    }
+
+    #[test]
+    fn a_response_has_one_end_or_none_that_is_believed() {
+        for fine in [&[][..], &[("content-length", "5")], &[("transfer-encoding", "Chunked")]] {
+            assert!(is_framed_once(&headers(fine)), "{fine:?}");
+        }
+        for doubt in [
+            &[("content-length", "5"), ("transfer-encoding", "chunked")][..],
+            &[("content-length", "5"), ("content-length", "5")],
+            &[("content-length", "5, 5")],
+            &[("content-length", "+5")],
+            &[("content-length", "")],
+            &[("transfer-encoding", "gzip, chunked")],
+            &[("transfer-encoding", "gzip")],
+            &[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")],
+        ] {
+            assert!(!is_framed_once(&headers(doubt)), "{doubt:?}");
+        }
     }
 
     #[test]

@@ -99,6 +99,10 @@ impl Connection {
 /// An idle connection to the server, one that the peer left open; or a share in one, where the request need not go alone.
 #[must_use]
 pub fn reuse(target: &Target, server: SocketAddr, alone: bool) -> Option<Carrier> {
+    // Such a connection is one client's own. Earlier rules, or another listener's, may have kept some that never said whose.
+    if target.proxy_protocol.is_some() {
+        return None;
+    }
     if target.http2
         && !alone
         && let Some(sender) = multiplexed::shared(target.key, server, target.idle_time)

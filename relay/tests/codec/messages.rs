@@ -292,6 +292,14 @@ fn faults_of_the_upstream_have_their_codes() {
         ("HTTP/1.1 200", "upstream/protocol"),
         ("nonsense\r\n\r\n", "upstream/protocol"),
         ("HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", "upstream/protocol"),
+        // Two ends: the next hop might believe the other.
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n",
+            "upstream/protocol",
+        ),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 1, 1\r\n\r\na", "upstream/protocol"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\na", "upstream/protocol"),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n1\r\na\r\n0\r\n\r\n", "upstream/protocol"),
     ] {
         let backend = Backend::raw(move |mut peer| {
             peer.request();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::{Backend, Client, Relay};
+use crate::support::{Backend, Client, Relay, ok};
 
 const ASK: &str =
     "GET /ws HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n";
@@ -53,6 +53,56 @@ fn after_a_refusal_the_next_bytes_are_http_again_and_pass_the_gate() {
     assert_eq!(client.answer().code(), "framing/request-line");
     client.assert_closed();
     assert_eq!(backend.requests()[1].line, "GET /next HTTP/1.1");
+}
+
+#[test]
+fn no_protocol_in_which_requests_travel_is_asked_of_a_backend() {
+    let backend = Backend::answering(|request| {
+        // Agrees to whatever it is asked.
+        match request.field("upgrade") {
+            Some(protocol) => {
+                format!("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n\r\n").into()
+            }
+            None => ok(b"{}"),
+        }
+    });
+    let relay = Relay::before(backend.address);
+    let mut client = Client::connect(relay.address);
+    for protocol in ["h2c", "H2C", "h2", "TLS/1.0", "HTTP/2.0, h2c"] {
+        let settings = "Connection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABkAAQAAP__";
+        let answer = client.ask(format!("GET / HTTP/1.1\r\nHost: a.test\r\n{settings}\r\nUpgrade: {protocol}\r\n\r\n"));
+        assert_eq!((answer.status, answer.text().as_str()), (200, "{}"), "{protocol}");
+    }
+    // What is sent behind such a wish is HTTP, and passes the gate.
+    client.send(
+        "GET / HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\nPRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    );
+    assert_eq!(client.answer().status, 200);
+    assert_eq!(client.answer().code(), "framing/request-line");
+    client.assert_closed();
+    for request in backend.requests() {
+        assert!(["upgrade", "http2-settings", "connection"].iter().all(|name| request.field(name).is_none()));
+    }
+}
+
+#[test]
+fn a_backend_that_changes_to_what_nobody_asked_for_gets_no_tunnel() {
+    for other in ["Upgrade: h2c", "Upgrade: websocket, h2c", "X: y"] {
+        let backend = Backend::answering(move |_| {
+            format!("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n{other}\r\n\r\nhello").into()
+        });
+        let relay = Relay::before(backend.address);
+        let answer = Client::connect(relay.address).ask(ASK);
+        assert_eq!((answer.status, answer.code().as_str()), (502, "upstream/protocol"), "{other}");
+    }
+}
+
+#[test]
+fn an_older_client_stays_with_its_protocol() {
+    let backend = Backend::echoing();
+    let relay = Relay::before(backend.address);
+    let answer = Client::connect(relay.address).ask(ASK.replace("HTTP/1.1", "HTTP/1.0"));
+    assert_eq!((answer.status, backend.only_request().field("upgrade")), (200, None));
 }
 
 #[test]
