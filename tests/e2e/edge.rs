@@ -219,9 +219,8 @@ fn a_connection_that_told_no_client_is_not_used_where_clients_are_told() {
         for stream in listener.incoming() {
             let stream = stream.unwrap();
             std::thread::spawn(move || {
-                let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
                 let mut told = "bare";
-                while let Some(line) = lines.next() {
+                for line in BufReader::new(&stream).lines().map_while(Result::ok) {
                     if line.starts_with("PROXY ") {
                         told = "told";
                     } else if line.is_empty() {

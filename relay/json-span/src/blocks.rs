@@ -1,10 +1,10 @@
-//! The pass over bit masks: strict validation and selection of 64 bytes at a time.
+//! The pass over bit masks: strict validation and selection of 512 bytes at a time.
 //!
 //! JSON's grammar is nearly local: which token may follow which depends on neighbours, but for two questions that need
-//! the container. So neighbours are checked with a few operations on whole masks (this module), and only brackets are
-//! visited one by one (`crate::walk`). Adding a mask of
+//! the container. So neighbours are checked with a few operations on the masks of eight blocks at once (this module), and
+//! only brackets are visited one by one (`crate::walk`). The eight words are one number of 512 bits: adding a mask of
 //! starts to a mask of runs makes a carry run through each started run and come out behind it; that is how white space,
-//! strings and digits are crossed, and the carry out of a block goes into the next.
+//! strings and digits are crossed, and the carry out of a stride goes into the next.
 //!
 //! What a text has to satisfy, token by token (RFC 8259, sections 2 to 7):
 //!
@@ -23,27 +23,33 @@ use crate::scan::{Hit, Scanner};
 use crate::simd::{Lanes, Structure};
 use crate::walk::Walk;
 
-/// Bytes of a block.
+/// Bytes of a block, which a word has the bits for.
 pub(crate) const BLOCK: usize = 64;
-/// Blocks after which the literals are checked.
-const CHUNK: usize = 32;
+/// Blocks of a stride, whose words are worked on together.
+pub(crate) const WORDS: usize = 8;
+/// Bytes of a stride.
+pub(crate) const STRIDE: usize = BLOCK * WORDS;
+/// Strides after which the literals and the encoding are checked.
+const CHUNK: usize = 4;
+/// Most literals of a chunk, no two of them neighbours.
+const MOST_LITERALS: usize = CHUNK * STRIDE / 2;
 
 /// Offsets of literals in some blocks, in order.
 #[derive(Debug)]
 pub(crate) struct Places {
     /// Some more entries than there can be, so that several are written at once.
-    list: [u16; CHUNK * BLOCK / 2 + 8],
+    list: [u16; MOST_LITERALS + 8],
     count: usize,
 }
 
 impl Default for Places {
     fn default() -> Self {
-        Self { list: [0; CHUNK * BLOCK / 2 + 8], count: 0 }
+        Self { list: [0; MOST_LITERALS + 8], count: 0 }
     }
 }
 
 impl Places {
-    /// Adds the set bits of a block's mask, no two of them neighbours. Two are written at a time whether there are so many
+    /// Adds the set bits of a block's word, no two of them neighbours. Two are written at a time whether there are so many
     /// or not: no branch depends on their number as long as it is small.
     #[inline(always)]
     fn add(&mut self, slot: usize, mut bits: u64) {
@@ -65,12 +71,12 @@ impl Places {
     }
 }
 
-/// Bits that run out of one block and into the next: each is 0 or 1, but `string`.
+/// Bits that run out of one stride and into the next: each is 0 or 1.
 #[derive(Default)]
 struct Carries {
     /// The last byte was a backslash that escapes the next one.
     escape: u64,
-    /// All ones inside a string.
+    /// The last byte is inside a string.
     string: u64,
     /// The last byte belongs to a number or literal, and to a literal.
     primitive: u64,
@@ -85,7 +91,7 @@ struct Carries {
     /// Where in a number the next byte is.
     after_sign: u64,
     after_zero: u64,
-    integer: u64,
+    after_digit: u64,
     after_point: u64,
     fraction: u64,
     after_exponent: u64,
@@ -93,30 +99,38 @@ struct Carries {
     power: u64,
 }
 
+impl Carries {
+    /// Whether a text may end here: behind a value, also a number or literal that is whole, and not behind a name.
+    fn may_end(&self) -> bool {
+        let Self { string, primitive, value, candidate, .. } = self;
+        let unfinished = self.after_sign | self.after_point | self.after_exponent | self.after_exponent_sign;
+        value | primitive == 1 && string | candidate | unfinished == 0
+    }
+}
+
 /// The first bytes behind the runs of ones that `starts` begin; a start outside any run is itself behind. `carry` goes in
-/// as a start at bit 0; out comes whether a started run goes on into the next block.
+/// as a start at bit 0; out comes whether a started run goes on into the next stride.
 #[inline(always)]
-fn through(starts: u64, runs: u64, carry: &mut u64) -> u64 {
-    let starts = starts | *carry;
-    let (sum, over) = runs.overflowing_add(starts & runs);
-    *carry = u64::from(over);
+fn through<L: Lanes>(lanes: L, starts: L::Masks, runs: L::Masks, carry: &mut u64) -> L::Masks {
+    // The carry is added at bit 0 whether a run begins there or not: without one, it comes out where it went in.
+    let sum = lanes.sum(runs, starts & runs, carry);
     (sum | starts) & !runs
 }
 
 /// The tokens behind the one-byte ends of others, white space aside.
 #[inline(always)]
-fn behind(ends: u64, white: u64, carry: &mut u64) -> u64 {
-    let token = through(ends << 1, white, carry);
-    *carry |= ends >> 63;
-    token
-}
-
-/// The bytes behind these, the last one of the block before included.
-#[inline(always)]
-fn next(bytes: u64, carry: &mut u64) -> u64 {
-    let next = bytes << 1 | *carry;
-    *carry = bytes >> 63;
-    next
+fn behind<L: Lanes>(lanes: L, ends: L::Masks, white: Option<L::Masks>, carry: &mut u64) -> L::Masks {
+    let next = lanes.next(ends, carry);
+    match white {
+        // Of the two that may run over, the last byte is either an end or white.
+        Some(white) => {
+            let mut over = 0;
+            let token = through(lanes, next, white, &mut over);
+            *carry |= over;
+            token
+        }
+        None => next,
+    }
 }
 
 /// Runs the pass: true when the text is valid, and `hits` has then gained all that the automaton selects. After false,
@@ -137,144 +151,184 @@ pub(crate) fn run<L: Lanes>(
     let Scanner { words, stack, marks, key, .. } = scratch;
     let mut walk = Walk::new(automaton, text, depth, hits, stack, marks, key);
     let mut carries = Carries::default();
-    let mut errors = 0;
     // Start of the bytes beyond ASCII that wait for validation.
     let mut unchecked = None;
-    let (blocks, tail) = text.as_chunks::<BLOCK>();
-    // The last block is filled with white space; there is always one, so that all that is pending comes to its end.
-    let mut last = [b' '; BLOCK];
+    let (strides, tail) = text.as_chunks::<STRIDE>();
+    // What does not fill a stride is filled up with white space.
+    let mut last = [b' '; STRIDE];
     last[..tail.len()].copy_from_slice(tail);
+    let all = strides.len() + usize::from(!tail.is_empty());
     let mut number = 0;
-    while number <= blocks.len() {
-        let base = number * BLOCK;
-        let slots = (blocks.len() + 1 - number).min(CHUNK);
+    while number < all {
+        let base = number * STRIDE;
+        let slots = (all - number).min(CHUNK);
         words.count = 0;
-        let mut non_ascii = 0;
+        let mut non_ascii = false;
         for slot in 0..slots {
-            let block = blocks.get(number + slot).unwrap_or(&last);
-            errors |= take(lanes, block, text, base, slot, &mut carries, words, &mut walk, &mut non_ascii);
+            let (stride, blocks) = match strides.get(number + slot) {
+                Some(stride) => (stride, WORDS),
+                None => (&last, tail.len().div_ceil(BLOCK)),
+            };
+            let place = Place { base: base + slot * STRIDE, slot: slot * WORDS, blocks };
+            let taken = take(lanes, stride, text, &place, &mut carries, words, &mut walk);
+            if taken.wrong {
+                return false;
+            }
+            non_ascii |= taken.non_ascii;
         }
+        let mut errors = false;
         for &word in &words.list[..words.count] {
-            errors |= u64::from(!is_literal(text, base + usize::from(word)));
+            errors |= !is_literal(text, base + usize::from(word));
         }
-        if errors != 0 {
+        if errors {
             return false;
         }
         unchecked = match (non_ascii, unchecked) {
-            (0, Some(from)) => {
+            (false, Some(from)) => {
                 if simdutf8::basic::from_utf8(&text[from..base]).is_err() {
                     return false;
                 }
                 None
             }
-            (0, None) => None,
-            (_, from) => from.or(Some(base)),
+            (false, None) => None,
+            (true, from) => from.or(Some(base)),
         };
         number += slots;
     }
-    let Carries { string, value, candidate, .. } = carries;
-    string == 0
-        && value == 1
-        && candidate == 0
-        && walk.finish()
-        && unchecked.is_none_or(|from| simdutf8::basic::from_utf8(&text[from..]).is_ok())
+    carries.may_end() && walk.finish() && unchecked.is_none_or(|from| simdutf8::basic::from_utf8(&text[from..]).is_ok())
 }
 
-/// Takes in a block; not zero when something is wrong with it.
+/// Where a stride is.
+struct Place {
+    /// In the text.
+    base: usize,
+    /// Its first block in the chunk.
+    slot: usize,
+    /// Its blocks that hold text.
+    blocks: usize,
+}
+
+/// What was found in a stride.
+struct Taken {
+    wrong: bool,
+    non_ascii: bool,
+}
+
+/// Takes in a stride.
 #[inline(always)]
-#[allow(clippy::too_many_arguments)] // Kept apart, so that the carries stay in registers.
 fn take<L: Lanes>(
     lanes: L,
-    block: &[u8; BLOCK],
+    stride: &[u8; STRIDE],
     text: &[u8],
-    base: usize,
-    slot: usize,
+    place: &Place,
     carries: &mut Carries,
     words: &mut Places,
     walk: &mut Walk<'_>,
-    all_non_ascii: &mut u64,
-) -> u64 {
-    let Structure { quote, backslash, control, white, open, close, colon, comma, non_ascii } = lanes.structure(block);
-    *all_non_ascii |= non_ascii;
-    if carries.string != 0 && quote | backslash | carries.escape == 0 {
+) -> Taken {
+    let Structure { quote, backslash, control, white, open, close, colon, comma, non_ascii } = lanes.structure(stride);
+    let non_ascii = lanes.any(non_ascii);
+    let escapes = carries.escape != 0 || lanes.any(backslash);
+    if carries.string != 0 && !escapes && !lanes.any(quote) {
         // Inside a long string.
         walk.skip();
-        return control;
+        return Taken { wrong: lanes.any(control), non_ascii };
     }
-    let mut errors = 0;
-    let mut escaped = 0;
-    if backslash | carries.escape != 0 {
-        let found = escapes(text, base + slot * BLOCK, backslash, carries.escape);
-        (escaped, carries.escape) = (found.escaped, found.carry);
-        errors |= found.errors;
+    let mut backslashes = [0; WORDS];
+    let mut quote = quote;
+    if escapes {
+        backslashes = lanes.words(backslash);
+        let Some(escaped) = escaped(text, place.base, &backslashes, &mut carries.escape) else {
+            return Taken { wrong: true, non_ascii };
+        };
+        quote = quote & !lanes.masks(&escaped);
     }
 
-    let quote = quote & !escaped;
-    let string = lanes.prefix_xor(quote) ^ carries.string;
-    carries.string = (string as i64 >> 63) as u64;
+    let string = lanes.strings(quote, &mut carries.string);
     let (string_open, string_close) = (quote & string, quote & !string);
-    errors |= (control & string) | (backslash & !string);
+    let mut errors = (control & string) | (backslash & !string);
 
     let (white, open, close) = (white & !string, open & !string, close & !string);
     let (colon, comma) = (colon & !string, comma & !string);
     let primitive = !(string | string_close | white | open | close | colon | comma);
-    let was_primitive = carries.primitive;
-    let behind_primitive = next(primitive, &mut carries.primitive);
+    let behind_primitive = lanes.next(primitive, &mut carries.primitive);
     let primitive_start = primitive & !behind_primitive;
     let primitive_end = behind_primitive & !primitive;
 
-    let tokens =
-        Tokens { string, string_open, string_close, primitive_start, primitive_end, open, close, colon, comma };
-    // Texts are mostly written either without white space or with it everywhere.
-    let element = if white == 0 {
-        tokens.neighbours(carries, &mut errors, next)
-    } else {
-        tokens.neighbours(carries, &mut errors, |ends, carry| behind(ends, white, carry))
+    // Which token follows which. Texts are mostly written either without white space or with it everywhere.
+    let blank = lanes.any(white).then_some(white);
+    let value_end = lanes.next(string_close | close, &mut carries.value) | primitive_end;
+    let value_next = match blank {
+        Some(white) => {
+            let mut over = 0;
+            let token = through(lanes, value_end, white, &mut over);
+            carries.value |= over;
+            token
+        }
+        None => value_end,
     };
+    let comma_next = behind(lanes, comma, blank, &mut carries.comma);
+    let open_next = behind(lanes, open, blank, &mut carries.open);
+    errors = errors | value_next & (string_open | primitive_start | open);
+    errors = errors | (comma | colon) & !value_next;
+    errors = errors | close & !(value_next | open_next);
+    let first_or_further = comma_next | open_next;
+    let candidate_close = through(lanes, first_or_further & string_open, string, &mut carries.candidate_string);
+    let candidate_next = behind(lanes, candidate_close, blank, &mut carries.candidate);
+    errors = errors | colon & !candidate_next;
+    // The bytes that show that the container around them is an array.
+    let element = candidate_next & !colon | first_or_further & (primitive_start | open);
 
-    if primitive | was_primitive != 0 {
-        errors |= primitives(lanes, block, slot, primitive, primitive_start, carries, words);
+    errors = errors | primitives(lanes, stride, place.slot, primitive, primitive_start, carries, words);
+    if lanes.any(errors) {
+        return Taken { wrong: true, non_ascii };
     }
-    errors | walk.block(base + slot * BLOCK, &tokens, element, backslash != 0, |byte| lanes.equal(block, byte))
+
+    let (opens, closes) = (lanes.words(string_open), lanes.words(string_close));
+    let (open, close) = (lanes.words(open), lanes.words(close));
+    let (colon, comma) = (lanes.words(colon), lanes.words(comma));
+    let (starts, element) = (lanes.words(primitive_start), lanes.words(element));
+    let mut wrong = 0;
+    for (at, block) in stride.as_chunks::<BLOCK>().0.iter().enumerate().take(place.blocks) {
+        let tokens = Tokens {
+            string_open: opens[at],
+            string_close: closes[at],
+            primitive_start: starts[at],
+            open: open[at],
+            close: close[at],
+            colon: colon[at],
+            comma: comma[at],
+            element: element[at],
+        };
+        let base = place.base + at * BLOCK;
+        wrong |= walk.block(base, &tokens, backslashes[at] != 0, |byte| lanes.equal(block, byte));
+    }
+    Taken { wrong: wrong != 0, non_ascii }
 }
 
 /// Where the tokens of a block are.
 pub(crate) struct Tokens {
-    /// Bytes of strings, with the opening quotes and without the closing ones.
-    string: u64,
     pub(crate) string_open: u64,
     pub(crate) string_close: u64,
     pub(crate) primitive_start: u64,
-    /// First bytes behind numbers and literals.
-    primitive_end: u64,
     pub(crate) open: u64,
     pub(crate) close: u64,
     pub(crate) colon: u64,
     pub(crate) comma: u64,
+    /// What shows that the container around it is an array.
+    pub(crate) element: u64,
 }
 
-impl Tokens {
-    /// Checks which token follows which; `behind` finds the tokens behind one-byte ends of others. Gives the bytes that
-    /// show that the container around them is an array.
-    #[inline(always)]
-    fn neighbours(&self, carries: &mut Carries, errors: &mut u64, behind: impl Fn(u64, &mut u64) -> u64) -> u64 {
-        let &Self { string, string_open, string_close, primitive_start, primitive_end, open, close, colon, comma } =
-            self;
-        // What ends a number is the first byte behind it: shifted back, it is an end like the others, but for bit 0.
-        let mut first = carries.value | primitive_end & 1;
-        let value_next = behind(string_close | close | primitive_end >> 1, &mut first);
-        carries.value = first;
-        let comma_next = behind(comma, &mut carries.comma);
-        let open_next = behind(open, &mut carries.open);
-        *errors |= value_next & (string_open | primitive_start | open);
-        *errors |= (comma | colon) & !value_next;
-        *errors |= close & !(value_next | open_next);
-        let first_or_further = comma_next | open_next;
-        let candidate_close = through(first_or_further & string_open, string, &mut carries.candidate_string);
-        let candidate_next = behind(candidate_close, &mut carries.candidate);
-        *errors |= colon & !candidate_next;
-        candidate_next & !colon | first_or_further & (primitive_start | open)
-    }
+/// Finds the bytes of a stride that a backslash escapes; none if one of them may not be.
+#[inline(never)]
+fn escaped(text: &[u8], base: usize, backslashes: &[u64; WORDS], carry: &mut u64) -> Option<[u64; WORDS]> {
+    let mut errors = 0;
+    let escaped = std::array::from_fn(|at| {
+        let found = escapes(text, base + at * BLOCK, backslashes[at], *carry);
+        *carry = found.carry;
+        errors |= found.errors;
+        found.escaped
+    });
+    (errors == 0).then_some(escaped)
 }
 
 /// What the backslashes of a block do.
@@ -306,53 +360,55 @@ fn escapes(text: &[u8], base: usize, backslash: u64, carry: u64) -> Escapes {
     found
 }
 
-/// Checks the numbers of a block and notes its literals; not zero when something is wrong.
+/// Checks the numbers of a stride and notes its literals; gives what is wrong.
 #[inline(always)]
 fn primitives<L: Lanes>(
     lanes: L,
-    block: &[u8; BLOCK],
+    stride: &[u8; STRIDE],
     slot: usize,
-    primitive: u64,
-    start: u64,
+    primitive: L::Masks,
+    start: L::Masks,
     carries: &mut Carries,
     words: &mut Places,
-) -> u64 {
-    let numerals = lanes.numerals(block);
-    // A literal is checked later, by its first byte; here its bytes are only kept apart from numbers.
+) -> L::Masks {
+    let numerals = lanes.numerals(stride);
+    // A literal is checked later, by its first byte; here its bytes are only kept apart from numbers: where a run has a start added, nothing of it is left.
     let word_start = start & !(numerals.digit | numerals.minus);
-    words.add(slot, word_start);
-    let word_starts = word_start | carries.word;
-    let word_end = through(word_start, primitive, &mut carries.word);
-    let number = primitive & !word_end.wrapping_sub(word_starts);
+    for (at, &starts) in lanes.words(word_start).iter().enumerate() {
+        words.add(slot + at, starts);
+    }
+    let number = primitive & lanes.sum(primitive, word_start, &mut carries.word);
 
     let digit = numerals.digit & number;
     let minus = numerals.minus & number;
     let point = numerals.point & number;
-    let sign = minus | numerals.plus & number;
+    let plus = numerals.plus & number;
     let exponent = numerals.exponent & number;
-    let mut errors = number & !(digit | sign | point | exponent);
-
     let leading = minus & start;
-    let after_sign = next(leading, &mut carries.after_sign);
-    let integer = start & digit | after_sign;
-    let after_zero = next(integer & numerals.zero, &mut carries.after_zero);
-    errors |= after_sign & !digit | after_zero & digit;
-    let after_integer = through(integer, digit, &mut carries.integer);
-    let after_point = next(point, &mut carries.after_point);
-    errors |= point & !after_integer | after_point & !digit;
-    let after_fraction = through(after_point, digit, &mut carries.fraction);
-    errors |= number & (after_integer & !(point | exponent) | after_fraction & !exponent);
+    let after_sign = lanes.next(leading, &mut carries.after_sign);
+    let after_zero = lanes.next((start & digit | after_sign) & numerals.zero, &mut carries.after_zero);
+    let after_digit = lanes.next(digit, &mut carries.after_digit);
+    let after_point = lanes.next(point, &mut carries.after_point);
+    let after_fraction = through(lanes, after_point, digit, &mut carries.fraction);
+    let mut errors = number & !(digit | minus | point | plus | exponent)
+        | (after_sign | after_point) & !digit
+        | after_zero & digit
+        | point & (after_fraction | !after_digit);
 
     let started = carries.after_exponent | carries.after_exponent_sign | carries.power;
-    if exponent | started | sign & !leading != 0 {
-        let after_exponent = next(exponent, &mut carries.after_exponent);
-        errors |= exponent & !(after_integer | after_fraction) | after_exponent & !(digit | sign);
+    let sign = minus & !leading | plus;
+    if started != 0 || lanes.any(exponent | sign) {
+        let after_exponent = lanes.next(exponent, &mut carries.after_exponent);
         let power_sign = after_exponent & sign;
-        errors |= sign & !(leading | power_sign);
-        let after_power_sign = next(power_sign, &mut carries.after_exponent_sign);
-        errors |= after_power_sign & !digit;
+        let after_power_sign = lanes.next(power_sign, &mut carries.after_exponent_sign);
         let power = after_exponent & digit | after_power_sign;
-        errors |= through(power, digit, &mut carries.power) & number;
+        errors = errors
+            | exponent & !after_digit
+            | after_exponent & !(digit | sign)
+            | sign & !power_sign
+            | after_power_sign & !digit
+            // Nothing of a number stands behind its power.
+            | through(lanes, power, digit, &mut carries.power) & number;
     }
     errors
 }

@@ -90,7 +90,7 @@ fn check(text: &[u8]) {
 
 #[test]
 fn short_texts_of_structural_bytes_are_judged_alike() {
-    // Every text of up to four of these tokens, at the start and across a block's end.
+    // Every text of up to four of these tokens, at the start, across a block's end and across a stride's.
     let tokens = ["{", "}", "[", "]", ",", ":", "\"a\"", "1", " ", "true"];
     let empty = Program::new(Vec::new());
     let every = Program::new(vec![selector("$..*", false, false)]);
@@ -99,7 +99,7 @@ fn short_texts_of_structural_bytes_are_judged_alike() {
         texts = texts.iter().flat_map(|text| tokens.iter().map(move |token| format!("{text}{token}"))).collect();
         for text in &texts {
             let expected = accepted_elsewhere(text.as_bytes());
-            for blanks in [0, 61, 63] {
+            for blanks in [0, 61, 63, 509, 511] {
                 let text = format!("{}{text}", " ".repeat(blanks));
                 assert_eq!(scan(&empty, text.as_bytes()).is_ok(), expected, "{text:?}");
                 assert_eq!(scan(&every, text.as_bytes()).is_ok(), expected, "{text:?}");
@@ -117,7 +117,7 @@ fn numbers_and_literals_are_judged_alike_at_every_place() {
         texts = texts.iter().flat_map(|text| alphabet.iter().map(move |part| format!("{text}{part}"))).collect();
         for text in &texts {
             let expected = accepted_elsewhere(text.as_bytes());
-            for blanks in [0, 59, 60, 61, 62, 63] {
+            for blanks in [0, 59, 60, 61, 62, 63, 507, 508, 509, 510, 511] {
                 let text = format!("{}{text}", " ".repeat(blanks));
                 assert_eq!(scan(&empty, text.as_bytes()).is_ok(), expected, "{text:?}");
             }
@@ -126,7 +126,7 @@ fn numbers_and_literals_are_judged_alike_at_every_place() {
     for word in
         ["true", "false", "null", "nul", "tru", "fals", "falsey", "nulll", "True", "truefalse", "nan", "-1", "-0.5e+10"]
     {
-        for blanks in 55..70 {
+        for blanks in (55..70).chain(503..518) {
             for (open, close) in [("", ""), ("[", "]"), ("{\"a\":", "}"), ("[1,", ",2]"), ("[", " ]"), ("[", "\"\"]")] {
                 check(format!("{}{open}{word}{close}", " ".repeat(blanks)).as_bytes());
             }
@@ -136,7 +136,7 @@ fn numbers_and_literals_are_judged_alike_at_every_place() {
 
 #[test]
 fn long_runs_cross_blocks() {
-    for length in [1, 62, 63, 64, 65, 127, 128, 129, 200] {
+    for length in [1, 62, 63, 64, 65, 127, 128, 129, 200, 511, 512, 513] {
         for lead in (0..66).step_by(5) {
             let lead = " ".repeat(lead);
             for run in ["x", "\\\\", "é", "\\u0041", "😀", " "] {
@@ -168,7 +168,7 @@ fn the_suite_is_judged_alike_at_every_offset() {
         count += 1;
         let accepted = accepted_elsewhere(&text);
         let programs = programs();
-        for blanks in 0..65 {
+        for blanks in (0..65).chain(500..514) {
             let mut shifted = vec![b' '; blanks];
             shifted.extend_from_slice(&text);
             for program in &programs[..4] {
@@ -417,7 +417,7 @@ proptest! {
         doc in docs(),
         selectors in proptest::collection::vec((parts(), any::<bool>(), any::<bool>()), 1..5),
         blanks in proptest::collection::vec(proptest::sample::select(BLANKS), 1..40),
-        lead in 0usize..64,
+        lead in prop_oneof![0usize..64, 448usize..576],
     ) {
         let mut text = " ".repeat(lead);
         let root = write(&doc, &mut blanks.into_iter().cycle(), &mut text);
@@ -447,7 +447,7 @@ proptest! {
             (any::<prop::sample::Index>(), 0u8..4, proptest::sample::select(&b"{}[],:\"\\ \n\x00\x1f0-1.eE+tnfu\xc3\xa9\xf0\x7f/"[..])),
             0..4,
         ),
-        lead in 0usize..64,
+        lead in prop_oneof![0usize..64, 448usize..576],
     ) {
         let mut text = " ".repeat(lead);
         write(&doc, &mut blanks.into_iter().cycle(), &mut text);

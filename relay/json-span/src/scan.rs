@@ -1,7 +1,7 @@
 //! The scan: one strict pass over the text that reports what a program selects.
 //!
 //! Two passes do the same work. [`crate::scalar`] reads byte by byte, says exactly what is wrong and where, and runs on
-//! any processor. [`crate::blocks`] works on bit masks of 64 bytes at a time where the processor has the instructions;
+//! any processor. [`crate::blocks`] works on bit masks of 512 bytes at a time where the processor has the instructions;
 //! it only says *that* something is wrong, and the text is then read once more by the former.
 
 use crate::automaton::Automaton;

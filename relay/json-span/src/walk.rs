@@ -107,14 +107,7 @@ impl<'a> Walk<'a> {
 
     /// Visits the brackets of a block; not zero when the text is invalid. `equal` tells where in the block a byte stands.
     #[inline(always)]
-    pub(crate) fn block(
-        &mut self,
-        base: usize,
-        tokens: &Tokens,
-        element: u64,
-        escapes: bool,
-        equal: impl Fn(u8) -> u64,
-    ) -> u64 {
+    pub(crate) fn block(&mut self, base: usize, tokens: &Tokens, escapes: bool, equal: impl Fn(u8) -> u64) -> u64 {
         let mut errors = 0;
         let mut brackets = tokens.open | tokens.close;
         let mut done = 0;
@@ -128,7 +121,7 @@ impl<'a> Walk<'a> {
             let reached = up_to_lowest(brackets);
             let bytes = reached & !done;
             let (not_object, not_array) = ((container & 1).wrapping_sub(1), (container >> 1 & 1).wrapping_sub(1));
-            errors |= bytes & (tokens.colon & not_object | element & not_array);
+            errors |= bytes & (tokens.colon & not_object | tokens.element & not_array);
             let quiet = container & (LOOPS | MARKED) == LOOPS;
             if quiet && !near_escapes {
                 if container & STATE != looping {

@@ -1,0 +1,414 @@
+//! The masks by AVX2 and by AVX-512.
+#![allow(unsafe_code)] // Vector intrinsics are unsafe to call; each lane type exists only where its instructions were detected.
+
+use std::arch::x86_64::*;
+use std::ops::{BitAnd, BitOr, Not};
+
+use super::{Lanes, Numerals, Structure, strings_words, sum_words};
+use crate::blocks::{BLOCK, STRIDE, WORDS};
+
+/// White space by its low four bits; no byte with other low bits than 0 equals the rest.
+const WHITE: [u8; 16] = *b"\x20\x10\x10\x10\x10\x10\x10\x10\x10\x09\x0a\x10\x10\x0d\x10\x10";
+
+/// Proof that the processor has AVX2, BMI1, BMI2, LZCNT, POPCNT and PCLMULQDQ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Avx2(());
+
+/// Proof that the processor has these and AVX-512 F, BW, DQ and VL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Avx512(());
+
+impl Avx2 {
+    pub(crate) fn detect() -> Option<Self> {
+        (is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("bmi2")
+            && is_x86_feature_detected!("lzcnt")
+            && is_x86_feature_detected!("popcnt")
+            && is_x86_feature_detected!("pclmulqdq"))
+        .then_some(Self(()))
+    }
+}
+
+impl Avx512 {
+    pub(crate) fn detect() -> Option<Self> {
+        Avx2::detect().filter(|_| {
+            is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl")
+        })?;
+        Some(Self(()))
+    }
+}
+
+/// # Safety
+/// PCLMULQDQ is there.
+#[inline(always)]
+unsafe fn carryless_prefix(bits: u64) -> u64 {
+    // SAFETY: the caller's.
+    unsafe {
+        let product = _mm_clmulepi64_si128(_mm_set_epi64x(0, bits as i64), _mm_set1_epi8(-1), 0);
+        _mm_cvtsi128_si64(product) as u64
+    }
+}
+
+/// Words that stand in memory: put together in registers, one after the other, they cost more than the compares that gave them.
+#[inline(always)]
+fn in_memory<T>(words: &T) -> &T {
+    std::hint::black_box(words)
+}
+
+/// Masks of [`Avx2`], which alone makes them.
+#[derive(Clone, Copy)]
+pub(crate) struct Masks256([__m256i; 2]);
+
+/// Masks of [`Avx512`], which alone makes them.
+#[derive(Clone, Copy)]
+pub(crate) struct Masks512(__m512i);
+
+impl BitAnd for Masks256 {
+    type Output = Self;
+    #[inline(always)]
+    fn bitand(self, other: Self) -> Self {
+        // SAFETY: masks are made only where the features are.
+        unsafe { Self([_mm256_and_si256(self.0[0], other.0[0]), _mm256_and_si256(self.0[1], other.0[1])]) }
+    }
+}
+
+impl BitOr for Masks256 {
+    type Output = Self;
+    #[inline(always)]
+    fn bitor(self, other: Self) -> Self {
+        // SAFETY: as above.
+        unsafe { Self([_mm256_or_si256(self.0[0], other.0[0]), _mm256_or_si256(self.0[1], other.0[1])]) }
+    }
+}
+
+impl Not for Masks256 {
+    type Output = Self;
+    #[inline(always)]
+    fn not(self) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let ones = _mm256_set1_epi64x(-1);
+            Self([_mm256_xor_si256(self.0[0], ones), _mm256_xor_si256(self.0[1], ones)])
+        }
+    }
+}
+
+impl BitAnd for Masks512 {
+    type Output = Self;
+    #[inline(always)]
+    fn bitand(self, other: Self) -> Self {
+        // SAFETY: as above.
+        unsafe { Self(_mm512_and_si512(self.0, other.0)) }
+    }
+}
+
+impl BitOr for Masks512 {
+    type Output = Self;
+    #[inline(always)]
+    fn bitor(self, other: Self) -> Self {
+        // SAFETY: as above.
+        unsafe { Self(_mm512_or_si512(self.0, other.0)) }
+    }
+}
+
+impl Not for Masks512 {
+    type Output = Self;
+    #[inline(always)]
+    fn not(self) -> Self {
+        // SAFETY: as above.
+        unsafe { Self(_mm512_xor_si512(self.0, _mm512_set1_epi64(-1))) }
+    }
+}
+
+impl Lanes for Avx2 {
+    type Masks = Masks256;
+
+    #[inline(always)]
+    fn structure(self, stride: &[u8; STRIDE]) -> Structure<Masks256> {
+        let mut words = [[0; WORDS]; 9];
+        for (at, block) in stride.as_chunks::<BLOCK>().0.iter().enumerate() {
+            // SAFETY: `self` proves the features; the loads read the 64 bytes of the block.
+            let found = unsafe {
+                let low = _mm256_loadu_si256(block.as_ptr().cast());
+                let high = _mm256_loadu_si256(block.as_ptr().add(32).cast());
+                let join = |low, high| {
+                    u64::from(_mm256_movemask_epi8(low) as u32) | u64::from(_mm256_movemask_epi8(high) as u32) << 32
+                };
+                let equal = |low, high, byte: u8| {
+                    let byte = _mm256_set1_epi8(byte as i8);
+                    join(_mm256_cmpeq_epi8(low, byte), _mm256_cmpeq_epi8(high, byte))
+                };
+                let space = _mm256_set1_epi8(0x20);
+                let (low_folded, high_folded) = (_mm256_or_si256(low, space), _mm256_or_si256(high, space));
+                let white = _mm256_broadcastsi128_si256(_mm_loadu_si128(WHITE.as_ptr().cast()));
+                let limit = _mm256_set1_epi8(0x1f);
+                let below = |bytes| _mm256_cmpeq_epi8(_mm256_max_epu8(bytes, limit), limit);
+                let is_white = |bytes| _mm256_cmpeq_epi8(_mm256_shuffle_epi8(white, bytes), bytes);
+                [
+                    equal(low, high, b'"'),
+                    equal(low, high, b'\\'),
+                    join(below(low), below(high)),
+                    join(is_white(low), is_white(high)),
+                    equal(low_folded, high_folded, b'{'),
+                    equal(low_folded, high_folded, b'}'),
+                    equal(low, high, b':'),
+                    equal(low, high, b','),
+                    join(low, high),
+                ]
+            };
+            for (words, found) in words.iter_mut().zip(found) {
+                words[at] = found;
+            }
+        }
+        let [quote, backslash, control, white, open, close, colon, comma, non_ascii] =
+            words.map(|words| self.masks(&words));
+        Structure { quote, backslash, control, white, open, close, colon, comma, non_ascii }
+    }
+
+    #[inline(always)]
+    fn numerals(self, stride: &[u8; STRIDE]) -> Numerals<Masks256> {
+        let mut words = [[0; WORDS]; 6];
+        for (at, block) in stride.as_chunks::<BLOCK>().0.iter().enumerate() {
+            // SAFETY: as above.
+            let found = unsafe {
+                let low = _mm256_loadu_si256(block.as_ptr().cast());
+                let high = _mm256_loadu_si256(block.as_ptr().add(32).cast());
+                let join = |low, high| {
+                    u64::from(_mm256_movemask_epi8(low) as u32) | u64::from(_mm256_movemask_epi8(high) as u32) << 32
+                };
+                let equal = |low, high, byte: u8| {
+                    let byte = _mm256_set1_epi8(byte as i8);
+                    join(_mm256_cmpeq_epi8(low, byte), _mm256_cmpeq_epi8(high, byte))
+                };
+                let space = _mm256_set1_epi8(0x20);
+                let digit = |bytes| {
+                    let value = _mm256_sub_epi8(bytes, _mm256_set1_epi8(b'0' as i8));
+                    _mm256_cmpeq_epi8(_mm256_min_epu8(value, _mm256_set1_epi8(9)), value)
+                };
+                [
+                    join(digit(low), digit(high)),
+                    equal(low, high, b'0'),
+                    equal(low, high, b'-'),
+                    equal(low, high, b'+'),
+                    equal(low, high, b'.'),
+                    equal(_mm256_or_si256(low, space), _mm256_or_si256(high, space), b'e'),
+                ]
+            };
+            for (words, found) in words.iter_mut().zip(found) {
+                words[at] = found;
+            }
+        }
+        let [digit, zero, minus, plus, point, exponent] = words.map(|words| self.masks(&words));
+        Numerals { digit, zero, minus, plus, point, exponent }
+    }
+
+    #[inline(always)]
+    fn equal(self, block: &[u8; BLOCK], byte: u8) -> u64 {
+        // SAFETY: as above.
+        unsafe {
+            let low = _mm256_loadu_si256(block.as_ptr().cast());
+            let high = _mm256_loadu_si256(block.as_ptr().add(32).cast());
+            let byte = _mm256_set1_epi8(byte as i8);
+            u64::from(_mm256_movemask_epi8(_mm256_cmpeq_epi8(low, byte)) as u32)
+                | u64::from(_mm256_movemask_epi8(_mm256_cmpeq_epi8(high, byte)) as u32) << 32
+        }
+    }
+
+    #[inline(always)]
+    fn masks(self, words: &[u64; WORDS]) -> Masks256 {
+        // SAFETY: `self` proves the features; the loads read the 64 bytes of the array.
+        unsafe {
+            let low = _mm256_loadu_si256(words.as_ptr().cast());
+            Masks256([low, _mm256_loadu_si256(words.as_ptr().add(4).cast())])
+        }
+    }
+
+    #[inline(always)]
+    fn words(self, masks: Masks256) -> [u64; WORDS] {
+        let mut words = [0; WORDS];
+        // SAFETY: `self` proves the features; the stores write the 64 bytes of the array.
+        unsafe {
+            _mm256_storeu_si256(words.as_mut_ptr().cast(), masks.0[0]);
+            _mm256_storeu_si256(words.as_mut_ptr().add(4).cast(), masks.0[1]);
+        }
+        words
+    }
+
+    #[inline(always)]
+    fn any(self, masks: Masks256) -> bool {
+        let either = Masks256([(masks | Masks256([masks.0[1]; 2])).0[0]; 2]);
+        // SAFETY: `self` proves the features.
+        unsafe { _mm256_testz_si256(either.0[0], either.0[0]) == 0 }
+    }
+
+    #[inline(always)]
+    fn next(self, masks: Masks256, carry: &mut u64) -> Masks256 {
+        // SAFETY: `self` proves the features.
+        unsafe {
+            let [low, high] = masks.0;
+            // Each word's neighbour below: the words turned by one place, with the lowest replaced.
+            let turned = [_mm256_permute4x64_epi64(low, 0b10_01_00_11), _mm256_permute4x64_epi64(high, 0b10_01_00_11)];
+            let bottom = _mm256_set_epi64x(0, 0, 0, (*carry << 63) as i64);
+            let below = [_mm256_blend_epi32(turned[0], bottom, 3), _mm256_blend_epi32(turned[1], turned[0], 3)];
+            *carry = _mm256_extract_epi64(high, 3) as u64 >> 63;
+            let up = |words, below| _mm256_or_si256(_mm256_slli_epi64(words, 1), _mm256_srli_epi64(below, 63));
+            Masks256([up(low, below[0]), up(high, below[1])])
+        }
+    }
+
+    #[inline(always)]
+    fn sum(self, a: Masks256, b: Masks256, carry: &mut u64) -> Masks256 {
+        self.masks(&sum_words(self.words(a), self.words(b), carry))
+    }
+
+    #[inline(always)]
+    fn strings(self, quotes: Masks256, carry: &mut u64) -> Masks256 {
+        // SAFETY: `self` proves the feature.
+        self.masks(&strings_words(self.words(quotes), carry, |word| unsafe { carryless_prefix(word) }))
+    }
+}
+
+impl Lanes for Avx512 {
+    type Masks = Masks512;
+
+    #[inline(always)]
+    fn structure(self, stride: &[u8; STRIDE]) -> Structure<Masks512> {
+        let mut words = [[0; WORDS]; 9];
+        for (at, block) in stride.as_chunks::<BLOCK>().0.iter().enumerate() {
+            // SAFETY: `self` proves the features; the load reads the 64 bytes of the block.
+            let found = unsafe {
+                let bytes = _mm512_loadu_si512(block.as_ptr().cast());
+                let equal = |bytes, byte: u8| _mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8(byte as i8));
+                let folded = _mm512_or_si512(bytes, _mm512_set1_epi8(0x20));
+                let white = _mm512_broadcast_i32x4(_mm_loadu_si128(WHITE.as_ptr().cast()));
+                [
+                    equal(bytes, b'"'),
+                    equal(bytes, b'\\'),
+                    _mm512_cmplt_epu8_mask(bytes, _mm512_set1_epi8(0x20)),
+                    _mm512_cmpeq_epi8_mask(_mm512_shuffle_epi8(white, bytes), bytes),
+                    equal(folded, b'{'),
+                    equal(folded, b'}'),
+                    equal(bytes, b':'),
+                    equal(bytes, b','),
+                    _mm512_movepi8_mask(bytes),
+                ]
+            };
+            for (words, found) in words.iter_mut().zip(found) {
+                words[at] = found;
+            }
+        }
+        let [quote, backslash, control, white, open, close, colon, comma, non_ascii] = in_memory(&words);
+        let (quote, backslash, control) = (self.masks(quote), self.masks(backslash), self.masks(control));
+        let (white, open, close) = (self.masks(white), self.masks(open), self.masks(close));
+        let (colon, comma, non_ascii) = (self.masks(colon), self.masks(comma), self.masks(non_ascii));
+        Structure { quote, backslash, control, white, open, close, colon, comma, non_ascii }
+    }
+
+    #[inline(always)]
+    fn numerals(self, stride: &[u8; STRIDE]) -> Numerals<Masks512> {
+        let mut words = [[0; WORDS]; 6];
+        for (at, block) in stride.as_chunks::<BLOCK>().0.iter().enumerate() {
+            // SAFETY: as above.
+            let found = unsafe {
+                let bytes = _mm512_loadu_si512(block.as_ptr().cast());
+                let equal = |bytes, byte: u8| _mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8(byte as i8));
+                let value = _mm512_sub_epi8(bytes, _mm512_set1_epi8(b'0' as i8));
+                [
+                    _mm512_cmplt_epu8_mask(value, _mm512_set1_epi8(10)),
+                    equal(bytes, b'0'),
+                    equal(bytes, b'-'),
+                    equal(bytes, b'+'),
+                    equal(bytes, b'.'),
+                    equal(_mm512_or_si512(bytes, _mm512_set1_epi8(0x20)), b'e'),
+                ]
+            };
+            for (words, found) in words.iter_mut().zip(found) {
+                words[at] = found;
+            }
+        }
+        let [digit, zero, minus, plus, point, exponent] = in_memory(&words);
+        let (digit, zero, minus) = (self.masks(digit), self.masks(zero), self.masks(minus));
+        let (plus, point, exponent) = (self.masks(plus), self.masks(point), self.masks(exponent));
+        Numerals { digit, zero, minus, plus, point, exponent }
+    }
+
+    #[inline(always)]
+    fn equal(self, block: &[u8; BLOCK], byte: u8) -> u64 {
+        // SAFETY: as above.
+        unsafe { _mm512_cmpeq_epi8_mask(_mm512_loadu_si512(block.as_ptr().cast()), _mm512_set1_epi8(byte as i8)) }
+    }
+
+    #[inline(always)]
+    fn masks(self, words: &[u64; WORDS]) -> Masks512 {
+        // SAFETY: `self` proves the features; the load reads the 64 bytes of the array.
+        unsafe { Masks512(_mm512_loadu_si512(words.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn words(self, masks: Masks512) -> [u64; WORDS] {
+        let mut words = [0; WORDS];
+        // SAFETY: `self` proves the features; the store writes the 64 bytes of the array.
+        unsafe { _mm512_storeu_si512(words.as_mut_ptr().cast(), masks.0) };
+        words
+    }
+
+    #[inline(always)]
+    fn any(self, masks: Masks512) -> bool {
+        // SAFETY: `self` proves the features.
+        unsafe { _mm512_test_epi64_mask(masks.0, masks.0) != 0 }
+    }
+
+    #[inline(always)]
+    fn next(self, masks: Masks512, carry: &mut u64) -> Masks512 {
+        // SAFETY: `self` proves the features.
+        unsafe {
+            // Each word's neighbour below; that of the lowest has the carry as its top bit.
+            let bottom = _mm512_set1_epi64((*carry << 63) as i64);
+            let below = _mm512_alignr_epi64::<7>(masks.0, bottom);
+            *carry = u64::from(_mm512_movepi64_mask(masks.0)) >> 7;
+            Masks512(_mm512_or_si512(_mm512_slli_epi64::<1>(masks.0), _mm512_srli_epi64::<63>(below)))
+        }
+    }
+
+    #[inline(always)]
+    fn sum(self, a: Masks512, b: Masks512, carry: &mut u64) -> Masks512 {
+        // SAFETY: `self` proves the features.
+        unsafe {
+            let sum = _mm512_add_epi64(a.0, b.0);
+            // A word carries when it ran over, or is all ones and gets a carry: which do is the sum of two numbers of eight bits.
+            let ran_over = u64::from(_mm512_cmplt_epu64_mask(sum, a.0));
+            let full = u64::from(_mm512_cmpeq_epi64_mask(sum, _mm512_set1_epi64(-1)));
+            let carries = (ran_over << 1 | *carry) + full;
+            *carry = carries >> 8;
+            let gets = (carries ^ full) as u8;
+            Masks512(_mm512_mask_sub_epi64(sum, gets, sum, _mm512_set1_epi64(-1)))
+        }
+    }
+
+    #[inline(always)]
+    fn strings(self, quotes: Masks512, carry: &mut u64) -> Masks512 {
+        // SAFETY: `self` proves the features.
+        unsafe {
+            let mut parity = quotes.0;
+            parity = _mm512_xor_si512(parity, _mm512_slli_epi64::<1>(parity));
+            parity = _mm512_xor_si512(parity, _mm512_slli_epi64::<2>(parity));
+            parity = _mm512_xor_si512(parity, _mm512_slli_epi64::<4>(parity));
+            parity = _mm512_xor_si512(parity, _mm512_slli_epi64::<8>(parity));
+            parity = _mm512_xor_si512(parity, _mm512_slli_epi64::<16>(parity));
+            parity = _mm512_xor_si512(parity, _mm512_slli_epi64::<32>(parity));
+            // The same over the words: which have an odd number of quotes before them.
+            let mut odd = u64::from(_mm512_movepi64_mask(parity)) << 1 | *carry;
+            odd ^= odd << 1;
+            odd ^= odd << 2;
+            odd ^= odd << 4;
+            odd ^= odd << 8;
+            *carry = odd >> 8 & 1;
+            let ones = _mm512_set1_epi64(-1);
+            Masks512(_mm512_mask_xor_epi64(parity, odd as u8, parity, ones))
+        }
+    }
+}
