@@ -41,7 +41,7 @@ impl Edge {
             backend.address()
         );
         let rules = format!(
-            "engine: {{endpoints: [\"{}\"], app: shop, development: true}}\nthreads: 1\ninbound:\n  - listen: {plain}\n    \
+            "engine: {{endpoints: [\"{}\"], app: shop, timeout: 5s, development: true}}\nthreads: 1\ninbound:\n  - listen: {plain}\n    \
              connections: {{h2c: true, {more}}}\n{site}  - listen: {secure}\n    tls: {{{tls}}}\n{site}",
             engine.endpoint()
         );

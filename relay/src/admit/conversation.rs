@@ -49,6 +49,8 @@ pub struct Conversation {
     broken: AtomicBool,
     /// What came behind the head of a stream is malformed.
     malformed: AtomicBool,
+    /// The request has come to its end.
+    whole: AtomicBool,
     /// The body that comes in streams up, and has not ended.
     streams: AtomicBool,
     /// The rest of it is not wanted.
@@ -109,6 +111,7 @@ impl Conversation {
             late: AtomicBool::new(false),
             broken: AtomicBool::new(false),
             malformed: AtomicBool::new(false),
+            whole: AtomicBool::new(false),
             streams: AtomicBool::new(false),
             unwanted: AtomicBool::new(false),
             refusal: OnceLock::new(),
@@ -144,6 +147,17 @@ impl Conversation {
     #[must_use]
     pub fn is_malformed(&self) -> bool {
         self.malformed.load(Ordering::Relaxed)
+    }
+
+    /// All of its request has come.
+    pub fn request_ended(&self) {
+        self.whole.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it has.
+    #[must_use]
+    pub fn has_request(&self) -> bool {
+        self.whole.load(Ordering::Relaxed)
     }
 
     /// Whether this is one stream of HTTP/2.

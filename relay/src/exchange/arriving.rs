@@ -25,6 +25,9 @@ impl Arriving {
     /// The body of a request of this conversation.
     #[must_use]
     pub fn new(body: Incoming, conversation: &Arc<Conversation>) -> Self {
+        if body.is_end_stream() {
+            conversation.request_ended();
+        }
         Self { body: Some(body), conversation: Arc::clone(conversation) }
     }
 }
@@ -44,6 +47,9 @@ impl Body for Arriving {
             // The codec has dropped the pseudo fields that stood there, which make a message malformed (RFC 9113 §8.1): whoever works on the stream resets it.
             this.conversation.found_malformed();
             return Poll::Pending;
+        }
+        if matches!(polled, Poll::Ready(None)) || this.body.as_ref().is_some_and(Body::is_end_stream) {
+            this.conversation.request_ended();
         }
         polled
     }

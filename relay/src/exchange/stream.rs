@@ -1,8 +1,9 @@
 //! The bodies that the codec sends: whole or streaming, with total deadlines.
 
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -156,6 +157,19 @@ const PIECE: usize = 64 * 1024;
 pub struct DownBody {
     kind: Down,
     done: Done,
+    /// Some of it is out.
+    begun: bool,
+    end: Option<End>,
+}
+
+/// How long the end of an answer waits for a request that has not ended, on a stream of HTTP/2: what its client sent together with its head is then still held against
+/// the stream's state and windows (RFC 9113 §5.1, §6.9.1), which the codec forgets with the answer's end.
+const END_WAITS: Duration = Duration::from_millis(20);
+
+/// The end of an answer that waits: with its trailers, if it has any.
+struct End {
+    wait: Pin<Box<tokio::time::Sleep>>,
+    trailers: Option<Frame<Bytes>>,
 }
 
 enum Down {
@@ -201,25 +215,25 @@ impl DownBody {
     #[must_use]
     pub fn whole(bytes: Bytes, done: Done) -> Self {
         if bytes.is_empty() || !done.conversation.is_stream() {
-            return Self { kind: Down::Whole(Full::new(bytes)), done };
+            return Self { kind: Down::Whole(Full::new(bytes)), done, begun: false, end: None };
         }
         // Over HTTP/1 the codec takes it at once; here it may never, so the client's time runs.
         done.conversation.stream(done.silence, done.time);
-        Self { kind: Down::Pieces(bytes), done }
+        Self { kind: Down::Pieces(bytes), done, begun: false, end: None }
     }
 
     /// The upstream's body, as it comes.
     #[must_use]
     pub fn stream(body: Driven, limits: &MessageLimits, done: Done) -> Self {
         done.conversation.stream(limits.stream_idle, limits.stream_time);
-        Self { kind: Down::Stream(Box::new(body)), done }
+        Self { kind: Down::Stream(Box::new(body)), done, begun: false, end: None }
     }
 
     /// Record after record, as each is good.
     #[must_use]
     pub fn records(records: Box<records::Falling>, limits: &MessageLimits, done: Done) -> Self {
         done.conversation.stream(limits.stream_idle, limits.stream_time);
-        Self { kind: Down::Records(records), done }
+        Self { kind: Down::Records(records), done, begun: false, end: None }
     }
 }
 
@@ -229,6 +243,47 @@ impl Body for DownBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let body = self.get_mut();
+        if body.end.is_none() {
+            let trailers = match ready!(body.poll_next(cx)) {
+                Some(Ok(frame)) if frame.is_trailers() => Some(frame),
+                None => None,
+                other => {
+                    body.begun = true;
+                    return Poll::Ready(other);
+                }
+            };
+            if body.may_end() {
+                return Poll::Ready(trailers.map(Ok));
+            }
+            body.end = Some(End { wait: Box::pin(tokio::time::sleep(END_WAITS)), trailers });
+        }
+        let Some(end) = &mut body.end else { return Poll::Ready(None) };
+        ready!(end.wait.as_mut().poll(cx));
+        Poll::Ready(end.trailers.take().map(Ok))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_through() && self.may_end()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Down::Whole(whole) => whole.size_hint(),
+            Down::Pieces(rest) => SizeHint::with_exact(rest.len() as u64),
+            Down::Stream(stream) => stream.size_hint(),
+            Down::Records(_) => SizeHint::default(),
+        }
+    }
+}
+
+impl DownBody {
+    /// Whether nothing has to wait for the end of the request.
+    fn may_end(&self) -> bool {
+        !self.begun || !self.done.conversation.is_stream() || self.done.conversation.has_request()
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let body = self;
         match &mut body.kind {
             Down::Whole(whole) => Pin::new(whole).poll_frame(cx).map_err(|never| match never {}),
             Down::Pieces(rest) => {
@@ -248,21 +303,12 @@ impl Body for DownBody {
         }
     }
 
-    fn is_end_stream(&self) -> bool {
+    fn is_through(&self) -> bool {
         match &self.kind {
             Down::Whole(whole) => whole.is_end_stream(),
             Down::Pieces(rest) => rest.is_empty(),
             Down::Stream(stream) => stream.is_end_stream(),
             Down::Records(_) => false,
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.kind {
-            Down::Whole(whole) => whole.size_hint(),
-            Down::Pieces(rest) => SizeHint::with_exact(rest.len() as u64),
-            Down::Stream(stream) => stream.size_hint(),
-            Down::Records(_) => SizeHint::default(),
         }
     }
 }
