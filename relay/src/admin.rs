@@ -63,12 +63,23 @@ pub struct Status {
     pub readiness: Readiness,
     /// Open client connections.
     pub connections: i64,
+    /// Bodies that are held.
+    pub held_bytes: HeldStatus,
     /// The rules file.
     pub config: ConfigStatus,
     /// The addresses it serves.
     pub listeners: Vec<ListenerStatus>,
     /// The engine.
     pub engine: EngineStatus,
+}
+
+/// Bytes of held bodies in `/status`.
+#[derive(Debug, Serialize)]
+pub struct HeldStatus {
+    /// Now.
+    pub now: usize,
+    /// Most that may be.
+    pub most: usize,
 }
 
 /// The rules file in `/status`.

@@ -139,8 +139,11 @@ pub fn cause_of(failure: &Failure) -> Option<Cause> {
             cause(S::GATEWAY_TIMEOUT, "upstream/timeout", "The upstream did not answer in time.")
         }
         Failure::Api(fault) => api(*fault),
-        Failure::Overloaded => {
+        Failure::Overloaded(Side::Request) => {
             cause(S::SERVICE_UNAVAILABLE, "relay/overloaded", "The relay has no room for this request.")
+        }
+        Failure::Overloaded(Side::Response) => {
+            cause(S::BAD_GATEWAY, "response/overloaded", "The relay has no room for the response.")
         }
         Failure::Internal => {
             cause(S::INTERNAL_SERVER_ERROR, "relay/internal", "The relay failed and let nothing through.")
@@ -352,6 +355,7 @@ pub fn table() -> Vec<Cause> {
             Failure::Required(side),
             Failure::Conflict(side),
             Failure::TooMuchForEngine(side),
+            Failure::Overloaded(side),
         ]);
         for reason in Refusal::ALL {
             all.push(Failure::Refused { side, reason });
@@ -374,7 +378,6 @@ pub fn table() -> Vec<Cause> {
         Failure::Api(ApiFault::Path),
         Failure::Api(ApiFault::Method { read: true }),
         Failure::Api(ApiFault::Query { parameter: Parameter::Role, cause: QueryCause::Missing }),
-        Failure::Overloaded,
         Failure::Internal,
     ]);
     all.iter().filter_map(cause_of).chain([CUT_REFUSED, CUT_FAILED]).collect()

@@ -97,8 +97,8 @@ pub enum Failure {
     UpstreamTimeout,
     /// A call of the HTTP API that is none.
     Api(ApiFault),
-    /// The relay has no room: 503.
-    Overloaded,
+    /// The relay has no room for the body: 503, or 502 where the upstream has acted.
+    Overloaded(Side),
     /// A defect of the relay itself; failing closed: 500.
     Internal,
 }

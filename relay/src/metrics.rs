@@ -39,6 +39,7 @@ pub struct Metrics {
     cuts: IntCounterVec,
     in_flight: IntGaugeVec,
     connections: [IntGauge; 3],
+    held_bytes: IntGauge,
     handshakes: IntCounterVec,
     certificates: GaugeVec,
     acme: IntCounterVec,
@@ -171,6 +172,10 @@ impl Metrics {
             )?,
             connections: [Side::Inbound, Side::Outbound, Side::Api]
                 .map(|side| connections.with_label_values(&[side_label(side)])),
+            held_bytes: register(
+                &registry,
+                IntGauge::new("e3_relay_held_bytes", "Bytes of bodies that are held now.")?,
+            )?,
             handshakes: register(
                 &registry,
                 IntCounterVec::new(
@@ -303,6 +308,11 @@ impl Metrics {
     /// Counts a handshake that ended.
     pub fn handshake(&self, side: Side, ended: Handshake) {
         self.handshakes.with_label_values(&[side_label(side), ended.as_str()]).inc();
+    }
+
+    /// Records how many bytes of bodies are held.
+    pub fn held_bytes(&self, bytes: usize) {
+        self.held_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     /// Records until when the certificates in use are valid, by their sites, in seconds since the Unix epoch; others are forgotten.

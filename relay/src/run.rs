@@ -14,8 +14,8 @@ use pingora_core::services::background::{BackgroundService, GenBackgroundService
 use pingora_core::services::listening::Service;
 
 use crate::admin::{
-    AdminApp, CertificateStatus, ConfigStatus, EndpointStatus, EngineStatus, ListenerStatus, Readiness, SiteStatus,
-    Source, Status,
+    AdminApp, CertificateStatus, ConfigStatus, EndpointStatus, EngineStatus, HeldStatus, ListenerStatus, Readiness,
+    SiteStatus, Source, Status,
 };
 use crate::command::BAD_INPUT;
 use crate::config::resolved::{Listener, ListenerTls, Site};
@@ -269,6 +269,7 @@ impl Source for Operator {
         let certificates = state.certificates();
         self.metrics
             .certificates(certificates.iter().map(|(side, site, read)| (*side, &**site, unix_seconds(read.not_after))));
+        self.metrics.held_bytes(state.room.held());
         self.metrics.expose().ok()
     }
 
@@ -304,6 +305,7 @@ impl Source for Operator {
             uptime_seconds: self.started.elapsed().as_secs_f64(),
             readiness: self.readiness(),
             connections: self.metrics.connections(),
+            held_bytes: HeldStatus { now: state.room.held(), most: state.room.most() },
             config: ConfigStatus::new(self.reloader.file(), self.reloader.standing()),
             listeners: listeners(&state),
             engine: EngineStatus {

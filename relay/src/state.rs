@@ -14,6 +14,7 @@ use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use crate::api;
+use crate::body::room::Room;
 use crate::config::resolved::{ClientIdentity, Config, HostTable, Listener, ListenerTls, Side, Site, UpstreamTls};
 use crate::engine::Engine;
 use crate::error::Failure;
@@ -36,6 +37,8 @@ pub struct State {
     pub engine: Engine,
     /// What orders certificates; `None` where no site wants that.
     pub acme: Option<Arc<Acme>>,
+    /// The room for bodies that are held, which is the process's.
+    pub room: Room,
     /// Counters by role.
     pub roles: RoleMetrics,
     /// Counters of the API's calls, by what they ask for.
@@ -160,9 +163,10 @@ impl State {
             listeners.insert((listener.listen, listener.side), state);
         }
         engine.state_rules(config.hash);
+        let room = previous.map_or_else(|| Room::new(config.held_bytes), |state| state.room.bounded(config.held_bytes));
         let roles = metrics.roles(role_names(&config).iter().map(String::as_str));
         let api = metrics.site(Side::Api, api::SITE, api::Call::ALL.map(api::Call::name));
-        Ok(Self { config, engine, acme, roles, api, listeners })
+        Ok(Self { config, engine, acme, room, roles, api, listeners })
     }
 
     /// A listener's configuration and sites.

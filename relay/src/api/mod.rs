@@ -28,6 +28,7 @@ use crate::admit::Conversation;
 use crate::answer;
 use crate::body::FieldOutcome;
 use crate::body::hold::hold;
+use crate::body::room::Held;
 use crate::config::resolved::Api;
 use crate::error::{Failure, Side};
 use crate::exchange::arriving::Arriving;
@@ -183,15 +184,16 @@ impl Caller<'_> {
         }
         let deadline = &self.conversation.deadline;
         deadline.set(api.limits.body_time);
-        let held = hold(body, api.limits.body, deadline).await;
+        let held = hold(body, api.limits.body, deadline, self.state.room).await;
         deadline.clear();
-        let text = held.map_err(|error| error.failure(Side::Request, Failure::ClientGone))?;
+        let Held { text, mut taken } = held.map_err(|error| error.failure(Side::Request, Failure::ClientGone))?;
         let mut counts = Counts::default();
         let treated = treat(&choice, &text, engine, &context, leave, &mut counts).await;
         let treated = treated
             .map_err(|Fault { failure, at }| Refused { failure, path: at.map(|at| json_span::path_at(&text, at)) })?;
+        taken.reach(treated.len()).map_err(|full| full.failure(Side::Request))?;
         self.count(&counts);
-        Ok(Served { body: treated.into(), public: false })
+        Ok(Served { body: taken.keep(treated.into()), public: false })
     }
 
     /// The client for whom the call is made, as the engine is told.

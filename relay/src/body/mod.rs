@@ -5,11 +5,12 @@
 //! 3. [`sealed`]: the only type that the exchange can send.
 //!
 //! Of a stream of records (NDJSON, event streams) each record is such a body of its own: [`pieces`] cuts it into them, [`records`] replaces their values
-//! one after the other.
+//! one after the other. What all bodies take together is bounded: [`room`].
 
 pub mod hold;
 pub(crate) mod pieces;
 pub mod records;
+pub mod room;
 pub mod sealed;
 pub mod select;
 pub(crate) mod tokens;

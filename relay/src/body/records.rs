@@ -13,6 +13,7 @@ use e3_wire::{Context as Asked, Credential, Direction};
 use json_span::ScanCause;
 
 use super::pieces::{Piece, Pieces};
+use super::room::{NoRoom, Room, Taken};
 use super::sealed::{Replaced, Sealed};
 use super::transform::{Report, edits_of_all};
 use crate::engine::Engine;
@@ -34,6 +35,8 @@ pub struct Work {
     pub form: RecordForm,
     /// Most bytes of a record.
     pub limit: usize,
+    /// The room that bodies share.
+    pub room: Room,
     /// Seals and opens.
     pub engine: Engine,
     /// Which body of the exchange it is.
@@ -85,6 +88,8 @@ struct Outcome {
 pub struct Records {
     source: Box<dyn Source>,
     pieces: Pieces,
+    /// Of everything that was read and has not left.
+    taken: Taken,
     work: Arc<Work>,
     /// The records that the engine has.
     replacing: Option<Replacing>,
@@ -102,18 +107,25 @@ struct Next {
     replaced: Replaced,
     /// Whether it is a record, or something between two.
     record: bool,
-    /// Bytes of what is no record.
+    /// Bytes that it had when it came.
     bytes: usize,
 }
 
 impl Next {
-    fn record(replaced: Replaced) -> Self {
-        Self { replaced, record: true, bytes: 0 }
+    fn record(bytes: usize, replaced: Replaced) -> Self {
+        Self { replaced, record: true, bytes }
     }
 
     /// Nothing is in it that could be selected: all of nothing is replaced.
     fn between(piece: Piece) -> Self {
         Self { bytes: piece.len(), replaced: Replaced::all(piece.into_bytes()), record: false }
+    }
+
+    /// With the room that it takes from here on, of that of the whole stream.
+    fn leave(self, taken: &mut Taken) -> Result<Self, NoRoom> {
+        let mut own = taken.part(self.bytes);
+        own.reach(self.replaced.len())?;
+        Ok(Self { replaced: self.replaced.within(own), ..self })
     }
 }
 
@@ -125,6 +137,7 @@ impl Records {
         Self {
             source,
             pieces,
+            taken: work.room.begin(),
             work: Arc::new(work),
             replacing: None,
             good: VecDeque::new(),
@@ -175,7 +188,8 @@ impl Records {
     fn poll_good(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Next>, Failure>> {
         loop {
             if let Some(good) = self.good.pop_front() {
-                return Poll::Ready(Ok(Some(good)));
+                let left = good.leave(&mut self.taken).map_err(|full| full.failure(self.work.side));
+                return Poll::Ready(left.map(Some));
             }
             if let Some(replacing) = &mut self.replacing {
                 let Outcome { good, left, failed } = ready!(replacing.as_mut().poll(cx));
@@ -200,7 +214,11 @@ impl Records {
                 None if self.broken.is_some() => {}
                 None if self.ended => return Poll::Ready(Ok(None)),
                 None => match ready!(self.source.poll_bytes(cx)) {
-                    Some(bytes) => self.pieces.push(&bytes?),
+                    Some(bytes) => {
+                        let bytes = bytes?;
+                        self.taken.more(bytes.len()).map_err(|full| full.failure(self.work.side))?;
+                        self.pieces.push(&bytes);
+                    }
                     None => {
                         self.ended = true;
                         self.pieces.end();
@@ -281,7 +299,7 @@ async fn replace(work: Arc<Work>, mut left: VecDeque<Read>) -> Outcome {
             match failed {
                 None => left.push_front((piece, text)),
                 Some(Failure::Json { .. }) if may_pass_unread(&work.plan, work.form, work.side) => {
-                    good.push_back(Next::record(Replaced::all(piece.into_bytes())));
+                    good.push_back(Next::record(piece.len(), Replaced::all(piece.into_bytes())));
                     failed = None;
                 }
                 Some(Failure::Json { side, offset, cause }) => {
@@ -291,6 +309,7 @@ async fn replace(work: Arc<Work>, mut left: VecDeque<Read>) -> Outcome {
             }
             break;
         };
+        let bytes = piece.len();
         let replaced = if edits.is_empty() {
             Replaced::all(piece.into_bytes())
         } else {
@@ -303,7 +322,7 @@ async fn replace(work: Arc<Work>, mut left: VecDeque<Read>) -> Outcome {
             }
         };
         (work.note)(&report);
-        good.push_back(Next::record(replaced));
+        good.push_back(Next::record(bytes, replaced));
     }
     if failed.is_some() {
         left.clear();

@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 
 use super::records::Records;
+use super::room::Taken;
 use crate::error::Failure;
 
 use crate::rules::route::Unruled;
@@ -61,6 +62,16 @@ impl Replaced {
     /// Takes the text after the splice of *all* planned edits.
     pub(super) fn all(text: Bytes) -> Self {
         Self(text)
+    }
+
+    /// The length of the text.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The same text, with the room that it takes.
+    pub(super) fn within(self, taken: Taken) -> Self {
+        Self(taken.keep(self.0))
     }
 }
 

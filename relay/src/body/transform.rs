@@ -8,6 +8,7 @@ use bytes::Bytes;
 use e3_wire::{Answer, Context, ItemAnswer, Refusal, RequestWriter, Role, ValueType, WireError};
 use json_span::{Kind, Replacement};
 
+use super::room::Held;
 use super::sealed::{Replaced, Sealed};
 use super::select::{Selection, Target};
 use super::tokens::{Decoded, each_token, is_token_of};
@@ -89,7 +90,7 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// Replaces every value of `text` that the plan claims, with one engine call at most, and yields what may be sent.
+/// Replaces every value of a body that the plan claims, with one engine call at most, and yields what may be sent.
 ///
 /// Empty text has no values, so there is nothing to do.
 ///
@@ -97,22 +98,23 @@ thread_local! {
 /// Anything that keeps a planned value from being replaced; nothing of the message may be sent then.
 pub async fn transform<S>(
     plan: &Plan,
-    text: Bytes,
+    mut held: Held,
     engine: &Engine,
     context: &Context<'_>,
     side: Side,
 ) -> Result<Transformed<S>, Failure> {
     let mut report = Report::default();
-    if text.is_empty() {
+    if held.text.is_empty() {
         return Ok(Transformed { body: Sealed::none(), report });
     }
-    let edits = edits(plan, &text, engine, context, side, &mut report).await?;
+    let edits = edits(plan, &held.text, engine, context, side, &mut report).await?;
     // Where there is nothing to edit, the scan went over every byte, and all of nothing is replaced.
     let replaced = if edits.is_empty() {
-        Replaced::all(text)
+        Replaced::all(held.keep())
     } else {
-        let spliced = json_span::splice(&text, &edits.replacements()).map_err(|_| Failure::Internal)?;
-        Replaced::all(Bytes::from(spliced))
+        let spliced = json_span::splice(&held.text, &edits.replacements()).map_err(|_| Failure::Internal)?;
+        held.taken.reach(spliced.len()).map_err(|full| full.failure(side))?;
+        Replaced::all(Bytes::from(spliced)).within(held.taken)
     };
     Ok(Transformed { body: Sealed::replaced(replaced), report })
 }

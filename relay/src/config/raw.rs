@@ -43,6 +43,9 @@ pub struct File {
     /// How the log is written.
     #[serde(default)]
     pub log: Log,
+    /// Most bytes of bodies that are held at once, in all: messages that rules select, records and calls of the API. `512MiB` when absent, at least twice the largest
+    /// `limits.body`. What goes beyond is refused with 503.
+    pub held_bytes: Option<At<String>>,
     /// Worker threads; the number of cores when absent.
     pub threads: Option<At<usize>>,
     /// Longest time that connections may take to finish when the relay drains, for example `30s`.

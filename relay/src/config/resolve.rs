@@ -16,8 +16,8 @@ use http::Uri;
 use super::raw::{self, At, ForwardedForm, ProxyVersion};
 use super::report::{Place, Report};
 use super::resolved::{
-    Admin, Attestation, ClientIdentity, Config, Connect, ConnectionLimits, Engine, Forwarding, HealthCheck, HostTable,
-    Listener, LogFormat, MessageLimits, NamedFile, Server, Side, Site, Upstream, UpstreamTls,
+    Admin, Api, Attestation, ClientIdentity, Config, Connect, ConnectionLimits, Engine, Forwarding, HealthCheck,
+    HostTable, Listener, LogFormat, MessageLimits, NamedFile, Server, Side, Site, Upstream, UpstreamTls,
 };
 use super::sites::{Rules, Shared, authorities};
 use super::tls::Sited;
@@ -31,6 +31,12 @@ use crate::tls::ca::Authority;
 
 /// Largest body that can be ruled: a value of that size still fits one engine call.
 const BODY_MAX: usize = 16 * 1024 * 1024;
+
+/// Bytes of bodies that are held at once, unless the file says otherwise.
+const HELD: usize = 512 * 1024 * 1024;
+
+/// Most that the file may say: more is a slip, not a machine.
+const HELD_MAX: usize = 1024 * 1024 * 1024 * 1024;
 
 /// Longest time that anything may be given.
 const TIME_MAX: Duration = Duration::from_secs(7 * 86_400);
@@ -67,6 +73,7 @@ pub(super) fn resolve(
     }
     let admin = resolver.admin(&raw.admin);
     resolver.same_address();
+    let held_bytes = resolver.held_bytes(raw.held_bytes.as_ref(), inbound.iter().chain(&outbound), api.as_ref());
     let threads = raw.threads.as_ref().map(|t| resolver.count(Some(t), 1, 1..=1024));
     let grace = resolver.time(raw.grace.as_ref(), Duration::from_secs(30));
     let log = match raw.log {
@@ -75,7 +82,21 @@ pub(super) fn resolve(
     };
     let ca = resolver.ca.take();
     let files = std::mem::take(&mut resolver.files);
-    Some(Config { engine: engine?, inbound, outbound, api, ca, acme, admin, log, threads, grace, hash, files })
+    Some(Config {
+        engine: engine?,
+        inbound,
+        outbound,
+        api,
+        ca,
+        acme,
+        admin,
+        log,
+        held_bytes,
+        threads,
+        grace,
+        hash,
+        files,
+    })
 }
 
 /// What listens on an address.
@@ -146,6 +167,25 @@ impl Resolver<'_> {
                 otherwise
             }
         }
+    }
+
+    /// What all bodies together may take. One of them must fit with what it becomes, or it would never be served.
+    fn held_bytes<'l>(
+        &mut self,
+        text: Option<&At<String>>,
+        listeners: impl Iterator<Item = &'l Listener>,
+        api: Option<&Api>,
+    ) -> usize {
+        let size = self.size(text, HELD, HELD_MAX);
+        let sites = listeners.flat_map(|listener| listener.sites.sites()).map(|site| site.limits.body);
+        let least = sites.chain(api.map(|api| api.limits.body)).max().unwrap_or_default() * 2;
+        if let Some(text) = text.filter(|_| size < least) {
+            let cause = format!("`{}` is less than a body and what it becomes can take", text.get());
+            let hint =
+                format!("at least {}MiB, twice the largest `limits.body`, or smaller bodies", least.div_ceil(1 << 20));
+            self.report.error(text.place(), cause, Some(hint));
+        }
+        size
     }
 
     fn count(&mut self, number: Option<&At<usize>>, otherwise: usize, range: std::ops::RangeInclusive<usize>) -> usize {

@@ -37,6 +37,8 @@ pub struct Config {
     pub admin: Admin,
     /// How the log is written.
     pub log: LogFormat,
+    /// Most bytes of bodies that are held at once; over it 503, or 502.
+    pub held_bytes: usize,
     /// Number of worker threads; `None` is one for each core.
     pub threads: Option<usize>,
     /// Longest time that connections may take to finish when the relay drains.

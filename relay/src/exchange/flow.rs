@@ -24,6 +24,7 @@ use crate::admit::Conversation;
 use crate::admit::proxy_protocol::Ends;
 use crate::answer;
 use crate::body::hold::{HoldError, hold};
+use crate::body::room::Held;
 use crate::body::{FieldOutcome, Outgoing, Report, Sealed, transform};
 use crate::config::resolved::Side as Edge;
 use crate::error::{Failure, Side};
@@ -296,14 +297,14 @@ impl<'a> Exchange<'a> {
         }
         let deadline = &self.shared.conversation.deadline;
         deadline.set(limits.body_time);
-        let held = hold(body, limits.body, deadline).await;
+        let held = hold(body, limits.body, deadline, self.shared.state.room).await;
         deadline.clear();
-        let text = held.map_err(|e| e.failure(Side::Request, Failure::ClientGone))?;
-        if text.is_empty() {
+        let held = held.map_err(|e| e.failure(Side::Request, Failure::ClientGone))?;
+        if held.text.is_empty() {
             return Ok(Sealed::none());
         }
         media?;
-        let (body, report) = self.transformed::<Arriving>(&plan, text, head.method.as_str(), Side::Request).await?;
+        let (body, report) = self.transformed::<Arriving>(&plan, held, head.method.as_str(), Side::Request).await?;
         if report.edited {
             headers::drop_integrity(&mut head.headers);
         }
@@ -315,12 +316,12 @@ impl<'a> Exchange<'a> {
     async fn transformed<S>(
         &mut self,
         plan: &Plan,
-        text: Bytes,
+        held: Held,
         method: &str,
         side: Side,
     ) -> Result<(Sealed<S>, Report), Failure> {
         let context = self.asked(method, side);
-        let outcome = transform::<S>(plan, text, &self.shared.state.engine, &context, side).await;
+        let outcome = transform::<S>(plan, held, &self.shared.state.engine, &context, side).await;
         let transformed = outcome?;
         self.engine_time += transformed.report.engine_time;
         count(&self.shared.state.roles, &transformed.report);
@@ -526,15 +527,15 @@ impl<'a> Exchange<'a> {
         let waited = self.clock();
         let deadline = &self.shared.conversation.deadline;
         deadline.set(limits.response_body_time);
-        let held = hold(body, limits.body, deadline).await;
+        let held = hold(body, limits.body, deadline, self.shared.state.room).await;
         deadline.clear();
         self.upstream_time += since(waited);
-        let text = held.map_err(|e: HoldError<_>| e.failure(Side::Response, Failure::UpstreamProtocol))?;
-        if text.is_empty() {
-            return Ok(Passed::Whole(head, text));
+        let held = held.map_err(|e: HoldError<_>| e.failure(Side::Response, Failure::UpstreamProtocol))?;
+        if held.text.is_empty() {
+            return Ok(Passed::Whole(head, Bytes::new()));
         }
         media?;
-        let (mut sealed, report) = self.transformed::<Driven>(&plan, text, method.as_str(), Side::Response).await?;
+        let (mut sealed, report) = self.transformed::<Driven>(&plan, held, method.as_str(), Side::Response).await?;
         if report.edited {
             headers::drop_integrity(&mut head.headers);
         }

@@ -23,6 +23,7 @@ use super::up::Driven;
 use crate::admit::Conversation;
 use crate::admit::conversation::BodyFailure;
 use crate::answer;
+use crate::body::room::Room;
 use crate::body::{Opening, Outgoing, Records, Sealed, SealedRecords, Source, Work};
 use crate::error::{Failure, Side};
 use crate::log::Message;
@@ -216,7 +217,8 @@ impl Exchange<'_> {
         };
         if self.old_client {
             // Its answer would end with the connection, and a cut would look like an end: it gets all of it or nothing.
-            let whole = conversation.deadline.bound(whole(&mut records, limits.body)).await;
+            let room = self.shared.state.room;
+            let whole = conversation.deadline.bound(whole(&mut records, limits.body, room)).await;
             return Ok(Passed::Whole(head, whole.unwrap_or(Err(Failure::UpstreamTimeout))?));
         }
         let falling = Falling {
@@ -241,6 +243,7 @@ impl Exchange<'_> {
             plan,
             form,
             limit: self.site.site.limits.body,
+            room: state.room,
             engine: self.shared.state.engine.clone(),
             side,
             direction: asked.direction,
@@ -254,13 +257,15 @@ impl Exchange<'_> {
 }
 
 /// All records of a stream that ends, at most `limit` bytes.
-async fn whole(records: &mut SealedRecords, limit: usize) -> Result<Bytes, Failure> {
+async fn whole(records: &mut SealedRecords, limit: usize, room: Room) -> Result<Bytes, Failure> {
     let mut whole = BytesMut::new();
+    let mut taken = room.begin();
     while let Some(bytes) = poll_fn(|cx| records.poll_bytes(cx)).await {
         whole.extend_from_slice(&bytes?);
         if whole.len() > limit {
             return Err(Failure::TooLarge(Side::Response));
         }
+        taken.reach(whole.len()).map_err(|full| full.failure(Side::Response))?;
     }
-    Ok(whole.freeze())
+    Ok(taken.keep(whole.freeze()))
 }
