@@ -179,6 +179,16 @@ fn columns_of_a_table_are_sealed_and_every_other_byte_stays() {
         let opened = desk.given(&["open", "--format", "csv", "--delimiter", ";"], &line(value));
         assert_eq!(opened, format!("a;b\n{field};x\n"));
     }
+    // Sealed by a relay as JSON with escapes of its own, a string is its text here; half a surrogate pair has none.
+    for (value, field) in
+        [(r#""caf\u00e9\/""#, "caf\u{e9}/"), (r#""\"\u0041;""#, r#""""A;""#), (r#""\ud83d""#, r#""""\ud83d""""#)]
+    {
+        let text = format!("a;b\n{};x\n", token_of("card", 'j', value));
+        let opened = desk.given(&["open", "--format", "csv", "--delimiter", ";"], &text);
+        assert_eq!(opened, format!("a;b\n{field};x\n"), "{value}");
+    }
+    let lines = format!("{}\n{}\n", token_of("card", 'j', r#""\u00e9""#), token_of("card", 'j', r#"["\u00e9"]"#));
+    assert_eq!(desk.given(&["open", "--format", "lines"], &lines), "\u{e9}\n[\"\\u00e9\"]\n");
     let rewrapped = desk.done(&["rewrap", "sealed.csv", "--column", "email"]);
     assert!(rewrapped != sealed && rewrapped.contains(&of("card", "4111")));
     desk.write("rewrapped.csv", &rewrapped);

@@ -300,6 +300,19 @@ fn a_destination_opens_only_its_roles() {
     assert_eq!(charge(format!(r#"{{"number":"{number}"}}"#)).text(), r#"{"number":"4111"}"#);
     let inside = charge(format!(r#"{{"number":"card \"{number}\", {number}"}}"#));
     assert_eq!(inside.text(), r#"{"number":"card \"4111\", 4111"}"#);
+    // What came in with escapes of its own comes back with them, and without quotes of its own.
+    for (value, inside) in [
+        (r#""caf\u00e9\/\ud83d""#, r"caf\u00e9\/\ud83d"),
+        (r#""\"\u0041\"""#, r#"\"\u0041\""#),
+        (r#""caf\n\\""#, r"caf\n\\"),
+        ("1.10", "1.10"),
+        (r#"{"a":"b\n"}"#, r#"{\"a\":\"b\\n\"}"#),
+    ] {
+        let token = token(&format!(r#"{{"card":{{"number":{value}}}}}"#), "number");
+        let body = |held: &str| format!(r#"{{"number":"Hello \"{held}\"!","x":"\/"}}"#);
+        assert_eq!(charge(body(&token)).text(), body(inside), "{value}");
+        assert_eq!(charge(format!(r#"{{"number":"{token}"}}"#)).text(), format!(r#"{{"number":{value}}}"#));
+    }
     let before = stack.backend.bytes();
     let refused = charge(format!(r#"{{"number":"{cvc}"}}"#));
     assert_eq!((refused.status, refused.text().contains("token/role")), (403, true), "{}", refused.text());

@@ -380,8 +380,8 @@ fn apply(
                 report.opened = true;
                 report.count(FieldOutcome::Opened, *role);
             }
-            (EditKind::OpenInside { .. }, ItemAnswer::Value { role, value, .. }) => {
-                json_span::encode_string_body(utf8(value)?, &mut written);
+            (EditKind::OpenInside { .. }, ItemAnswer::Value { value_type, role, value }) => {
+                write_inside(*value_type, value, &mut written)?;
                 report.opened = true;
                 report.count(FieldOutcome::Opened, *role);
             }
@@ -406,6 +406,41 @@ fn apply(
     Ok(Edits { written, places })
 }
 
+/// Writes an opened value as a part of a longer string. A string that was sealed as JSON text has its escapes already: what stands between its quotes comes
+/// back as it is.
+fn write_inside(value_type: ValueType, value: &[u8], written: &mut Vec<u8>) -> Result<(), Failure> {
+    match value {
+        [b'"', inside @ .., b'"'] if value_type == ValueType::Json => {
+            // Anything but one string could end the longer one early.
+            match json_span::is_exactly_one_value(value, &json_span::Limits::default()) {
+                Ok(Kind::String) => written.extend_from_slice(inside),
+                _ => return Err(Failure::EngineAnswer),
+            }
+        }
+        _ => json_span::encode_string_body(utf8(value)?, written),
+    }
+    Ok(())
+}
+
 fn utf8(value: &[u8]) -> Result<&str, Failure> {
     std::str::from_utf8(value).map_err(|_| Failure::EngineAnswer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_is_opened_inside_a_string_ends_it() {
+        let inside = |value_type, value: &str| {
+            let mut written = Vec::new();
+            write_inside(value_type, value.as_bytes(), &mut written).map(|()| String::from_utf8(written).unwrap())
+        };
+        assert_eq!(inside(ValueType::Json, r#""\u00e9\/\ud800""#).unwrap(), r"\u00e9\/\ud800");
+        assert_eq!(inside(ValueType::Json, r#"{"a":"b"}"#).unwrap(), r#"{\"a\":\"b\"}"#);
+        assert_eq!(inside(ValueType::String, r#""a""#).unwrap(), r#"\"a\""#);
+        for broken in [r#""a","x":"b""#, r#""\""#, "\"\n\"", r#""a" "b""#] {
+            assert_eq!(inside(ValueType::Json, broken), Err(Failure::EngineAnswer), "{broken}");
+        }
+    }
 }
