@@ -57,6 +57,8 @@ inbound:
     rules:
       - match: {{path: /Seal}}
         request: {{seal: [{{select: $.Card, role: card-number}}]}}
+      - match: {{path: /seal-response}}
+        response: {{seal: [{{select: $.secret, role: secret}}]}}
 outbound:
   - listen: {outbound}
     destinations:
@@ -343,46 +345,115 @@ fn required_and_absent_selections() {
     assert_eq!(empty.status, 200, "an empty body on a ruled route is nothing to do");
 }
 
+/// A body of exactly this size, with a value to seal in it where there is room for one.
+fn sized(size: usize) -> String {
+    let around = r#"{"card":{"number":"4111"},"secret":"4111","pad":""}"#.len();
+    match size.checked_sub(around) {
+        Some(pad) => format!(r#"{{"card":{{"number":"4111"}},"secret":"4111","pad":"{}"}}"#, "x".repeat(pad)),
+        None => "1".repeat(size),
+    }
+}
+
+/// What is after the values of such a body.
+fn tail(body: &str) -> &str {
+    body.find("\"pad\"").map_or(body, |at| &body[at..])
+}
+
+/// In chunks of these sizes, without the end.
+fn chunked(body: &[u8], piece: usize) -> Vec<u8> {
+    body.chunks(piece).flat_map(|part| [format!("{:x}\r\n", part.len()).as_bytes(), part, b"\r\n"].concat()).collect()
+}
+
+const DEFAULT_LIMIT: usize = 10 * 1024 * 1024;
+
 #[test]
 fn bodies_of_every_size_and_framing_arrive_whole() {
     let stack = Stack::start(Backend::echo());
     let limit = 2 * 1024 * 1024;
-    let around = r#"{"card":{"number":"4111"},"pad":""}"#.len();
-    for size in [around, 65_535, 65_536, 65_537, 1024 * 1024, limit] {
-        let body = format!(r#"{{"card":{{"number":"4111"}},"pad":"{}"}}"#, "x".repeat(size - around));
+    let least = sized(52).len();
+    let sizes = [1, least, 65_535, 65_536, 65_537, 1024 * 1024, limit].map(|size| (HOST, "/seal/x", size));
+    for (host, path, size) in sizes.into_iter().chain([("folded.example", "/seal", DEFAULT_LIMIT)]) {
+        let body = sized(size);
         assert_eq!(body.len(), size);
         for pieces in [1usize, 7] {
-            let head = format!("POST /seal/x HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\n");
+            let head = format!("POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n");
             let piece = size.div_ceil(pieces);
             let mut plain = Connection::open(stack.inbound);
             plain.send(format!("{head}Content-Length: {size}\r\n\r\n").as_bytes()).unwrap();
-            let mut chunked = Connection::open(stack.inbound);
-            chunked.send(format!("{head}Transfer-Encoding: chunked\r\n\r\n").as_bytes()).unwrap();
             for part in body.as_bytes().chunks(piece) {
                 plain.send(part).unwrap();
-                chunked.send(format!("{:x}\r\n", part.len()).as_bytes()).unwrap();
-                chunked.send(part).unwrap();
-                chunked.send(b"\r\n").unwrap();
             }
-            chunked.send(b"0\r\n\r\n").unwrap();
-            for mut connection in [plain, chunked] {
+            let mut in_chunks = Connection::open(stack.inbound);
+            in_chunks.send(format!("{head}Transfer-Encoding: chunked\r\n\r\n").as_bytes()).unwrap();
+            in_chunks.send(&chunked(body.as_bytes(), piece)).unwrap();
+            in_chunks.send(b"0\r\n\r\n").unwrap();
+            for mut connection in [plain, in_chunks] {
                 let answer = connection.answer().unwrap();
                 assert_eq!(answer.status, 200, "{size} in {pieces}: {}", &answer.text()[..200.min(answer.body.len())]);
                 let got = stack.backend.requests().pop().expect("a request");
                 assert_eq!(got.header("content-length").and_then(|n| n.parse().ok()), Some(got.body.len()), "{size}");
-                assert!(
-                    got.text().ends_with(&format!("\"pad\":\"{}\"}}", "x".repeat(size - around))),
-                    "{size} in {pieces}"
-                );
-                assert!(!got.text().contains("4111"));
+                assert!(got.text().ends_with(tail(&body)), "{size} in {pieces}");
+                assert_eq!(got.text() == body, size == 1, "{size} in {pieces}");
+                assert!(!got.text().contains(r#""number":"4111""#), "{size} in {pieces}");
             }
         }
     }
     let before = stack.backend.bytes();
-    let over = format!(r#"{{"card":{{"number":"4111"}},"pad":"{}"}}"#, "x".repeat(limit + 1 - around));
-    let answer = stack.post("/seal/x", &over);
-    assert_eq!((answer.status, answer.text().contains("body/too-large")), (413, true));
+    for (host, path, limit) in [(HOST, "/seal/x", limit), ("folded.example", "/seal", DEFAULT_LIMIT)] {
+        let over = sized(limit + 1);
+        let head = format!("POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n");
+        let mut told = Connection::open(stack.inbound);
+        told.send(format!("{head}Content-Length: {}\r\n\r\n", over.len()).as_bytes()).unwrap();
+        // The last byte is the one too many, and nothing that is on its way could cut the answer off.
+        let mut untold = Connection::open(stack.inbound);
+        untold.send(format!("{head}Transfer-Encoding: chunked\r\n\r\n").as_bytes()).unwrap();
+        let chunks = chunked(over.as_bytes(), limit / 7);
+        untold.send(&chunks[..chunks.len() - 2]).unwrap();
+        for mut connection in [told, untold] {
+            let answer = connection.answer().unwrap();
+            assert_eq!((answer.status, answer.text().contains("body/too-large")), (413, true), "{}", answer.text());
+        }
+    }
     assert_eq!(stack.backend.bytes(), before);
+}
+
+#[test]
+fn responses_of_every_size_and_framing_arrive_whole() {
+    let stack = Stack::start(Backend::start(|request| {
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n";
+        Some(match request.header("x-pieces").and_then(|pieces| pieces.parse().ok()) {
+            Some(pieces) => {
+                let body = chunked(&request.body, request.body.len().div_ceil(pieces));
+                [format!("{head}Transfer-Encoding: chunked\r\n\r\n").as_bytes(), &body, b"0\r\n\r\n"].concat()
+            }
+            None => answer(200, "application/json", &request.body),
+        })
+    }));
+    let limit = 2 * 1024 * 1024;
+    let least = sized(52).len();
+    let sizes = [1, least, 65_535, 65_536, 65_537, 1024 * 1024, limit].map(|size| (HOST, size));
+    let ask = |host: &str, size: usize, framing: &str| {
+        let head = format!("POST /seal-response HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n");
+        once(stack.inbound, format!("{head}{framing}Content-Length: {size}\r\n\r\n{}", sized(size)).as_bytes())
+    };
+    let framings = ["", "X-Pieces: 1\r\n", "X-Pieces: 7\r\n"];
+    for (host, size) in sizes.into_iter().chain([("folded.example", DEFAULT_LIMIT)]) {
+        for framing in framings.iter().take(if size == 1 { 2 } else { 3 }) {
+            let (answer, body) = (ask(host, size, framing), sized(size));
+            assert_eq!(answer.status, 200, "{size} {framing}: {}", &answer.text()[..200.min(answer.body.len())]);
+            assert_eq!(answer.header("content-length").map(str::to_owned), Some(answer.body.len().to_string()));
+            assert!(answer.text().ends_with(tail(&body)), "{size} {framing}");
+            assert_eq!(answer.text() == body, size == 1, "{size} {framing}");
+            assert!(!answer.text().contains(r#""secret":"4111""#), "{size} {framing}");
+        }
+    }
+    for (host, limit) in [(HOST, limit), ("folded.example", DEFAULT_LIMIT)] {
+        for framing in framings {
+            let answer = ask(host, limit + 1, framing);
+            assert_eq!((answer.status, answer.text().contains("response/too-large")), (502, true), "{}", answer.text());
+            assert!(answer.text().contains(r#""upstream_status":200"#) && !answer.text().contains("4111"));
+        }
+    }
 }
 
 #[test]
