@@ -6,6 +6,7 @@ mod proxied;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use e3_tests::backend::Backend;
@@ -24,7 +25,7 @@ const CARD: &str = r#"{"card":{"number":"4111111111111111","cvc":"737"},"kept":1
 const DEADLINE: Duration = Duration::from_secs(5);
 
 struct Stack {
-    _relay: Relay,
+    relay: Relay,
     backend: Backend,
     inbound: SocketAddr,
     secure: SocketAddr,
@@ -57,6 +58,8 @@ impl Stack {
           seal:
             - {{select: $.card.number, role: card-number}}
             - {{select: "$..cvc", role: card-cvc, tokens: keep}}
+      - match: {{path: /shown}}
+        response: {{open: [{{select: $.number, roles: [card-number]}}]}}
 "#,
             backend = backend.address(),
         );
@@ -83,7 +86,7 @@ inbound:
         );
         let relay = Relay::start(folder.path(), "relay", &rules);
         let site_ca = folder.path().join("site-ca.pem");
-        Self { _relay: relay, backend, inbound, secure, outbound, ca, site_ca, _folder: folder }
+        Self { relay, backend, inbound, secure, outbound, ca, site_ca, _folder: folder }
     }
 
     fn secure_http2(&self) -> Way {
@@ -274,6 +277,129 @@ fn killed_engine_sends_no_plaintext_and_its_successor_serves() {
     drop(engine);
     let _engine = Engine::start(keys.path());
     e3_tests::eventually("the relay finds the engine again", || (stack.order(CARD).status == 200).then_some(()));
+}
+
+#[test]
+fn an_engine_killed_under_load_sends_no_plaintext_and_its_successor_serves() {
+    let keys = folder();
+    let mut engine = Some(Engine::start(keys.path()));
+    let stack = Stack::start(&engine.as_ref().expect("an engine").endpoint(), Backend::echo());
+    stack.relay.wait_ready();
+    let (served, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for client in 0..4 {
+            let (stack, served, refused, over) = (&stack, &served, &refused, &over);
+            scope.spawn(move || {
+                // Enough values that many a call is in the engine's hands when it is killed.
+                let items = vec![r#"{"cvc":"SECRET-737"}"#; 500].join(",");
+                let order = format!(r#"{{"card":{{"number":"SECRET-{client}"}},"items":[{items}]}}"#);
+                while !over.load(Ordering::SeqCst) {
+                    let answer = stack.order(&order);
+                    match answer.status {
+                        200 => served.fetch_add(1, Ordering::SeqCst),
+                        503 => refused.fetch_add(1, Ordering::SeqCst),
+                        other => panic!("{other}: {}", answer.text()),
+                    };
+                    assert!(!answer.text().contains("SECRET"), "{}", answer.text());
+                }
+            });
+        }
+        // Ends the clients also when this fails.
+        let _end = Ending(&over);
+        let more = |what: &str, of: &AtomicUsize| {
+            let before = of.load(Ordering::SeqCst);
+            e3_tests::eventually(what, || (of.load(Ordering::SeqCst) >= before + 8).then_some(()));
+        };
+        for _ in 0..3 {
+            more("orders are served", &served);
+            engine.as_mut().expect("an engine").process().kill();
+            more("orders are refused", &refused);
+            engine = None;
+            engine = Some(Engine::start(keys.path()));
+        }
+        more("orders are served again", &served);
+    });
+    let got = stack.backend.requests();
+    assert_eq!(got.len(), served.load(Ordering::SeqCst), "what was refused reached nobody");
+    for request in got {
+        assert!(!request.text().contains("SECRET"), "plaintext reached the backend");
+        assert_eq!(request.text().matches("e3v1.card-cvc.s.").count(), 500);
+    }
+}
+
+/// Tells others to end when this ends, however it does.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn an_answer_that_comes_twice_reaches_no_other_request() {
+    let engine = EngineDouble::start(Behaviour::DuplicateId);
+    let stack = Stack::start(&engine.endpoint(), Backend::echo());
+    let own = |name: &str| format!(r#"{{"card":{{"number":"{}"}}}}"#, token_of("card-number", 's', name));
+    let served = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for client in 0..4 {
+            let (stack, served) = (&stack, &served);
+            scope.spawn(move || {
+                for n in 0..50 {
+                    let name = format!("{client}-{n}");
+                    let answer = stack.order(&format!(r#"{{"card":{{"number":"{name}"}}}}"#));
+                    match answer.status {
+                        200 => assert_eq!(answer.text(), own(&name)),
+                        // The second answer ends the connection to the engine, and what else was asked on it.
+                        503 => continue,
+                        other => panic!("{other}: {}", answer.text()),
+                    }
+                    served.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+    });
+    let got = stack.backend.requests();
+    assert!(!got.is_empty() && got.len() == served.load(Ordering::SeqCst), "{} reached the backend", got.len());
+    assert!(got.iter().all(|request| request.text().contains("e3v1.card-number.s.")), "plaintext reached the backend");
+    engine.behave(Behaviour::Honest);
+    let answer = e3_tests::eventually("the engine serves again", || {
+        Some(stack.order(r#"{"card":{"number":"now"}}"#)).filter(|answer| answer.status == 200)
+    });
+    assert_eq!(answer.text(), own("now"));
+}
+
+#[test]
+fn what_an_engine_that_is_not_ready_would_have_to_open_is_not_even_asked_for() {
+    let engine = EngineDouble::start(Behaviour::NotReady);
+    let stack = Stack::start(&engine.endpoint(), Backend::json(r#"{"number":"4111"}"#));
+    let get = format!("GET /shown HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+    // Known when it has been asked for the first time.
+    e3_tests::eventually("a relay that knows", || {
+        (stack.relay.metric("e3_relay_engine_ready") == Some(0.0) && stack.order(CARD).status == 503).then_some(())
+    });
+    let before = stack.backend.bytes();
+    let answer = once(stack.inbound, get.as_bytes());
+    assert_eq!((answer.status, answer.text().contains("engine/unavailable")), (503, true), "{}", answer.text());
+    assert!(!answer.text().contains("upstream_status"), "{}", answer.text());
+    assert_eq!(stack.backend.bytes(), before, "the upstream was asked for what cannot be opened");
+    assert_eq!(e3_tests::client::get(stack.relay.admin(), "/readyz").status, 503);
+    engine.behave(Behaviour::Honest);
+    stack.relay.wait_ready();
+    assert_eq!(once(stack.inbound, get.as_bytes()).status, 200);
+}
+
+#[test]
+fn an_engine_that_is_not_ready_gets_no_call_while_another_is() {
+    let (waiting, ready) = (EngineDouble::start(Behaviour::NotReady), EngineDouble::start(Behaviour::Honest));
+    let stack = Stack::start(&format!("{}\", \"{}", waiting.endpoint(), ready.endpoint()), Backend::echo());
+    stack.relay.wait_ready();
+    for _ in 0..20 {
+        assert_eq!(stack.order(CARD).status, 200);
+    }
+    assert_eq!((waiting.requests(), ready.requests()), (0, 20));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -104,7 +104,9 @@ struct Target {
     endpoint: Endpoint,
     in_flight: Arc<AtomicUsize>,
     failures: AtomicU32,
-    ready: std::sync::atomic::AtomicBool,
+    ready: AtomicBool,
+    /// It answered the last ping as not ready, and neither answered a call nor failed since.
+    waits: AtomicBool,
     /// No new attempt before this moment.
     paused_until: Mutex<Option<Instant>>,
     /// Why the engine was not believed when it was last dialled.
@@ -161,6 +163,7 @@ impl Client {
                 in_flight: Arc::default(),
                 failures: AtomicU32::new(0),
                 ready: false.into(),
+                waits: false.into(),
                 paused_until: Mutex::default(),
                 refusal: Mutex::default(),
             })
@@ -234,6 +237,7 @@ impl Client {
                 Ok((FrameKind::Pong, body)) => {
                     target.succeeded();
                     target.ready.store(body.is_pong_ready(), Ordering::Relaxed);
+                    target.waits.store(!body.is_pong_ready(), Ordering::Relaxed);
                 }
                 Err(LinkError::Refused) => {
                     target.refused(Some(Refusal::Unpinned));
@@ -265,7 +269,7 @@ impl Client {
     /// Whether a call has a chance: some endpoint is not pausing after failures, and did not say that it is not ready.
     #[must_use]
     pub fn is_available(&self) -> bool {
-        self.inner.endpoints.iter().any(|t| !t.is_paused())
+        self.inner.endpoints.iter().any(|t| !t.waits.load(Ordering::Relaxed) && !t.is_paused())
     }
 
     async fn attempt(
@@ -417,6 +421,9 @@ impl Target {
     }
 
     fn succeeded(&self) {
+        if self.waits.load(Ordering::Relaxed) {
+            self.waits.store(false, Ordering::Relaxed);
+        }
         if self.failures.load(Ordering::Relaxed) != 0 {
             self.failures.store(0, Ordering::Relaxed);
             *self.paused_until.lock().unwrap_or_else(PoisonError::into_inner) = None;
@@ -425,6 +432,7 @@ impl Target {
 
     fn failed(&self, options: &ClientOptions) {
         self.ready.store(false, Ordering::Relaxed);
+        self.waits.store(false, Ordering::Relaxed);
         let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
         let Some(over) = failures.checked_sub(options.failures) else { return };
         let pause = options.backoff.saturating_mul(1 << over.min(10)).min(options.max_backoff);
