@@ -102,6 +102,11 @@ impl Deadline {
         self.due.store(moment.0.min(self.cap.load(Ordering::Relaxed)), Ordering::Relaxed);
     }
 
+    /// Comes due then, unless it does before.
+    pub fn not_after(&self, moment: Moment) {
+        self.due.fetch_min(moment.0, Ordering::Relaxed);
+    }
+
     /// Does not come due any more, but for [`Deadline::cap`].
     pub fn clear(&self) {
         self.due.store(self.cap.load(Ordering::Relaxed), Ordering::Relaxed);

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 
@@ -312,38 +313,64 @@ fn a_taken_port_is_one_line() {
 
 #[test]
 fn an_upgrade_loses_no_request() {
-    let (backend, arrived, release) = held_backend("{}");
-    let stack = Stack::start(backend);
+    let (arrived, arrivals) = mpsc::channel();
+    let (release, released) = mpsc::channel();
+    let (arrived, released) = (Mutex::new(arrived), Mutex::new(released));
+    let stack = Stack::start(Backend::start(move |request| {
+        if request.line().1 == "/v1/held" {
+            let _ = arrived.lock().unwrap().send(());
+            let _ = released.lock().unwrap().recv();
+        }
+        Some(answer(200, "application/json", b"{}"))
+    }));
     let Stack { relay, engine: _engine, backend, listen, folder: _folder } = stack;
     // One request stays in flight over the whole hand-over.
     let mut held = Connection::open(listen);
-    held.send(&card()).unwrap();
-    arrived.recv().unwrap();
-    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let load = std::thread::spawn({
-        let stop = Arc::clone(&stop);
-        move || {
-            let mut statuses = Vec::new();
-            while !stop.load(std::sync::atomic::Ordering::SeqCst) {
-                // Unknown to the rules and to the site, so it needs neither engine nor backend.
-                statuses.push(once(listen, b"GET / HTTP/1.1\r\nHost: x.example\r\nConnection: close\r\n\r\n").status);
-            }
-            statuses
-        }
-    });
+    held.send(&json_request("POST", "/v1/held", HOST, CARD)).unwrap();
+    arrivals.recv().unwrap();
+    let (stop, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let clients: Vec<_> = (0..2)
+        .map(|_| {
+            let (stop, served) = (Arc::clone(&stop), Arc::clone(&served));
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::SeqCst) {
+                    // Each on a connection of its own, which somebody must take at once.
+                    let mut connection = Connection::try_open(listen).expect("a listener");
+                    connection.send(&card()).expect("an order is sent");
+                    assert_eq!(connection.answer().expect("an answer").status, 200);
+                    served.fetch_add(1, Ordering::SeqCst);
+                }
+            })
+        })
+        .collect();
+    let more = |what: &str| {
+        let before = served.load(Ordering::SeqCst);
+        eventually(what, || {
+            let failed = clients.iter().any(std::thread::JoinHandle::is_finished);
+            (failed || served.load(Ordering::SeqCst) >= before + 50).then_some(())
+        });
+    };
+    more("orders before the upgrade");
     let (mut successor, mut old) = relay.hand_over();
     eventually("the old relay's drain", || old.log().contains("draining").then_some(()));
-    stop.store(true, std::sync::atomic::Ordering::SeqCst);
-    let statuses = load.join().expect("every connection was accepted");
-    assert!(!statuses.is_empty() && statuses.iter().all(|status| *status == 421), "{statuses:?}");
+    more("orders after it");
+    stop.store(true, Ordering::SeqCst);
+    for client in clients {
+        client.join().expect("every order is answered");
+    }
     assert!(old.ended().is_none(), "it waits for the request in flight");
     release.send(()).unwrap();
     assert_eq!(held.answer().unwrap().status, 200);
     assert_eq!(old.wait().code(), Some(0));
     successor.wait_ready();
-    release.send(()).unwrap();
+    let own = r#"e3_relay_requests_total{outcome="ok",rule="1",side="inbound",site="api.shop.example",status="200"}"#;
+    assert!(successor.metric(own).is_some_and(|orders| orders >= 40.0), "{:?}", successor.metric(own));
     assert_eq!(once(listen, &card()).status, 200);
-    assert_eq!(backend.requests().len(), 2);
+    let got = backend.requests();
+    assert_eq!(got.len(), served.load(Ordering::SeqCst) + 2);
+    for request in got {
+        assert!(request.text().contains("e3v1.card-number.s.") && !request.text().contains("4242424242424242"));
+    }
     assert!(successor.process().ended().is_none());
 }
 

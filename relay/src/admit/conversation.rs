@@ -355,6 +355,13 @@ impl Conversation {
         self.answered.load(Ordering::Relaxed) == self.heads.load(Ordering::Relaxed)
     }
 
+    /// Whether a head may be on its way: the first of the connection, or one of which some bytes are here.
+    #[must_use]
+    pub fn expects_head(&self) -> bool {
+        let is_first = self.heads.load(Ordering::Relaxed) == 0;
+        self.is_idle() && (is_first || self.in_head.load(Ordering::Relaxed))
+    }
+
     /// The deadline is due while no message is worked on: whether to go on, to answer that a head is late; else the connection just ends.
     #[must_use]
     pub fn out_of_time(&self) -> bool {

@@ -18,10 +18,14 @@ use super::Edge;
 use super::visit::Visit;
 use crate::admit::{Conversation, Gate};
 use crate::config::resolved::ConnectionLimits;
+use crate::deadline::Moment;
 use crate::exchange::{multiplexed, pool};
 
 /// Time between two looks at idle upstream connections of a worker thread.
 const SWEEP: Duration = Duration::from_secs(5);
+
+/// When the process drains, a head that is awaited on a fresh connection, or has begun, has this long: it may be on its way, and nobody else will answer it.
+const FIRST_HEAD: Duration = Duration::from_secs(2);
 
 impl Edge {
     pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
@@ -59,17 +63,24 @@ impl Edge {
             // Ends when the process starts to drain; a closed channel is a process that is ending.
             let _ = shutdown.changed().await;
         });
-        let mut left = false;
+        let (mut leaves_by, mut left) = (None, false);
         poll_fn(|cx| {
             conversation.deadline.wake(cx);
             loop {
                 if connection.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(());
                 }
-                if !left
+                if leaves_by.is_none()
                     && (!std::mem::replace(&mut watched, true) || news.has_changed().unwrap_or(true))
                     && leaving.as_mut().poll(cx).is_ready()
                 {
+                    let by = Moment::after(FIRST_HEAD);
+                    if conversation.expects_head() {
+                        conversation.deadline.not_after(by);
+                    }
+                    leaves_by = Some(by);
+                }
+                if !left && leaves_by.is_some_and(|by| !conversation.expects_head() || by.has_come()) {
                     left = true;
                     connection.as_mut().graceful_shutdown();
                     continue;

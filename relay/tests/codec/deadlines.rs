@@ -216,6 +216,34 @@ fn draining_ends_idle_connections_and_finishes_the_others() {
 }
 
 #[test]
+fn draining_answers_heads_that_are_on_their_way() {
+    let backend = Backend::echoing();
+    let relay = Relay::before(backend.address);
+    let (first, rest) = GET.split_at(20);
+    let (mut fresh, mut begun, mut again) =
+        (Client::connect(relay.address), Client::connect(relay.address), Client::connect(relay.address));
+    let mut silent = Client::connect(relay.address);
+    begun.send(first);
+    assert_eq!(again.ask(GET).status, 200);
+    again.send(first);
+    // The relay has read what was sent so far.
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(relay.metrics.connections(), 4);
+    relay.drain();
+    std::thread::sleep(Duration::from_millis(300));
+    fresh.send(GET);
+    begun.send(rest);
+    again.send(rest);
+    for mut client in [fresh, begun, again] {
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.field("connection")), (200, Some("close")));
+        client.assert_closed();
+    }
+    // Far sooner than by its time for a head, which is not waited for here.
+    silent.assert_closed();
+}
+
+#[test]
 fn connections_over_the_limit_are_closed_and_room_is_given_back() {
     let backend = Backend::echoing();
     let relay = Relay::before_with(backend.address, "connections: {most: 2}");
