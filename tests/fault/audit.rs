@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use e3_tests::backend::Backend;
 use e3_tests::client::{Answer, json_request, once};
+use e3_tests::disk::Disk;
 use e3_tests::stack::{Engine, Relay, folder};
 use e3_tests::{eventually, port};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
@@ -40,9 +41,14 @@ struct Stack {
 impl Stack {
     /// `audit` is below the stack's folder unless it is absolute; `prepare` makes what has to be there.
     fn start(audit: &str, prepare: impl FnOnce(&Path)) -> Self {
-        let (folder, inbound, outbound) = (folder(), port::free(), port::free());
+        let folder = folder();
         prepare(&folder.path().join(audit));
         let engine = Engine::start_with(folder.path(), Path::new(audit), "");
+        Self::around(folder, engine)
+    }
+
+    fn around(folder: tempfile::TempDir, engine: Engine) -> Self {
+        let (inbound, outbound) = (port::free(), port::free());
         let (shop, third_party) = (Backend::echo(), Backend::echo());
         let rules = format!(
             r#"engine: {{endpoints: ["{engine}"], app: shop, timeout: 1s, development: true}}
@@ -215,6 +221,20 @@ fn an_audit_file_that_fills_up_opens_nothing_until_there_is_room() {
     for line in text.lines() {
         serde_json::from_str::<serde_json::Value>(line).expect("whole records only");
     }
+}
+
+#[test]
+fn a_record_that_is_written_and_not_synced_opens_nothing_until_it_is() {
+    let folder = folder();
+    let disk = Disk::new(folder.path());
+    let engine = Engine::start_on(folder.path(), &disk);
+    let stack = Stack::around(folder, engine);
+    let stored = stack.sealed();
+    stack.opens(&stored);
+    disk.fail();
+    stack.opens_nothing(&stored, AT_ONCE);
+    disk.recover();
+    stack.opens(&stored);
 }
 
 #[test]

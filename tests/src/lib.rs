@@ -2,11 +2,12 @@
 //! between them, and backends that write down every byte they get.
 //!
 //! [`process`] starts and ends programs, [`port`] finds free ports, [`client`] speaks HTTP/1.1 byte by byte, [`backend`] records and answers,
-//! [`engine_double`] stands in for an engine that misbehaves, [`host`] is the parent instance of an enclave, [`stack`] puts an engine and relays together, [`shop`] is what
+//! [`disk`] fails to sync, [`engine_double`] stands in for an engine that misbehaves, [`host`] is the parent instance of an enclave, [`stack`] puts an engine and relays together, [`shop`] is what
 //! the demo protects. With the feature `nitro`, `nitro` boots enclaves on emulated machines.
 
 pub mod backend;
 pub mod client;
+pub mod disk;
 pub mod engine_double;
 pub mod frames;
 pub mod host;

@@ -95,12 +95,25 @@ impl Program {
         log: &Path,
         filter: Option<&str>,
     ) -> Running {
+        self.start_in(arguments, log, filter.map(|filter| ("E3_LOG", filter)))
+    }
+
+    /// The same, with more in its environment.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn start_in(
+        self,
+        arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+        log: &Path,
+        environment: impl IntoIterator<Item = (&'static str, impl AsRef<OsStr>)>,
+    ) -> Running {
         let output = File::options().create(true).append(true).open(log).expect("the log can be written");
         let child = Command::new(self.path())
             .args(arguments)
             .env_remove("RUST_LOG")
             .env_remove("E3_LOG")
-            .envs(filter.map(|filter| ("E3_LOG", filter)))
+            .envs(environment)
             .stdin(Stdio::null())
             .stdout(output.try_clone().expect("the log can be shared"))
             .stderr(output)

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use crate::disk::Disk;
 use crate::process::{Program, Running, Signal};
 use crate::{client, eventually, port};
 
@@ -18,6 +19,9 @@ pub fn folder() -> tempfile::TempDir {
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).expect("permissions of the folder");
     folder
 }
+
+/// What engines of the tests say of roles.
+const ROLES: &str = "undeclared_roles: allow\napps: {shop: {roles: {email: {deterministic: true}}}}\n";
 
 /// A running engine with a development keyring.
 #[derive(Debug)]
@@ -42,8 +46,16 @@ impl Engine {
     /// If it does not start.
     #[must_use]
     pub fn start_with(folder: &Path, audit: &Path, more: &str) -> Self {
-        let roles = "undeclared_roles: allow\napps: {shop: {roles: {email: {deterministic: true}}}}\n";
-        Self::start_configured(folder, audit, &format!("{roles}{more}"))
+        Self::start_configured(folder, audit, &format!("{ROLES}{more}"), None)
+    }
+
+    /// The same as [`Engine::start`], on a disk of the tests' own.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[must_use]
+    pub fn start_on(folder: &Path, disk: &Disk) -> Self {
+        Self::start_configured(folder, Path::new("audit.log"), ROLES, Some(disk))
     }
 
     /// Starts an engine that decides by this policy, which is `policy.yaml` in the folder and needs no signature.
@@ -53,10 +65,10 @@ impl Engine {
     #[must_use]
     pub fn start_under(folder: &Path, policy: &str) -> Self {
         fs::write(folder.join("policy.yaml"), policy).expect("policy.yaml is written");
-        Self::start_configured(folder, Path::new("audit.log"), "policy: {file: policy.yaml}\n")
+        Self::start_configured(folder, Path::new("audit.log"), "policy: {file: policy.yaml}\n", None)
     }
 
-    fn start_configured(folder: &Path, audit: &Path, more: &str) -> Self {
+    fn start_configured(folder: &Path, audit: &Path, more: &str, disk: Option<&Disk>) -> Self {
         let config = folder.join("e3.yaml");
         let path = |name: &str| folder.join(name).display().to_string();
         fs::write(
@@ -74,8 +86,9 @@ impl Engine {
             let made = Program::E3.output(["keys".as_ref(), "init".as_ref(), "--config".as_ref(), config.as_os_str()]);
             assert!(made.status.success(), "e3 keys init: {}", String::from_utf8_lossy(&made.stderr));
         }
-        let mut process =
-            Program::E3.start(["run".as_ref(), "--config".as_ref(), config.as_os_str()], &folder.join("e3.log"));
+        let arguments = ["run".as_ref(), "--config".as_ref(), config.as_os_str()];
+        let environment = disk.iter().flat_map(|disk| disk.environment());
+        let mut process = Program::E3.start_in(arguments, &folder.join("e3.log"), environment);
         let socket = folder.join("e3.sock");
         eventually("the engine's socket", || {
             if let Some(status) = process.ended() {

@@ -207,6 +207,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_written_and_not_synced_is_not_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pipe");
+        // A pipe takes what is written and cannot be synced; here it stands for a file of which the same is true.
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+        let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        let meta = file.metadata().unwrap();
+        let mut sink = FileSink::new(path, false);
+        sink.open = Some(OpenFile { file, identity: (meta.dev(), meta.ino()), good: Some(0) });
+        assert!(sink.commit(b"1\n").is_err());
+        assert!(sink.open.is_none(), "it is opened anew, and cut back, before anything else is written");
+    }
+
+    #[test]
     fn what_cannot_be_synced_is_refused_outside_development() {
         assert!(FileSink::new("/dev/null".into(), false).commit(b"1\n").is_err());
         assert!(FileSink::new("/dev/null".into(), true).commit(b"1\n").is_ok());
