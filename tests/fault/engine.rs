@@ -282,8 +282,8 @@ fn killed_engine_sends_no_plaintext_and_its_successor_serves() {
 #[test]
 fn an_engine_killed_under_load_sends_no_plaintext_and_its_successor_serves() {
     let keys = folder();
-    let mut engine = Some(Engine::start(keys.path()));
-    let stack = Stack::start(&engine.as_ref().expect("an engine").endpoint(), Backend::echo());
+    let mut engine = Engine::start(keys.path());
+    let stack = Stack::start(&engine.endpoint(), Backend::echo());
     stack.relay.wait_ready();
     let (served, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let over = AtomicBool::new(false);
@@ -313,10 +313,9 @@ fn an_engine_killed_under_load_sends_no_plaintext_and_its_successor_serves() {
         };
         for _ in 0..3 {
             more("orders are served", &served);
-            engine.as_mut().expect("an engine").process().kill();
+            engine.process().kill();
             more("orders are refused", &refused);
-            engine = None;
-            engine = Some(Engine::start(keys.path()));
+            engine = Engine::start(keys.path());
         }
         more("orders are served again", &served);
     });
