@@ -29,8 +29,13 @@ pub const ACK: u8 = 1;
 
 /// `SETTINGS_HEADER_TABLE_SIZE`.
 const HEADER_TABLE: u16 = 1;
+/// `SETTINGS_MAX_CONCURRENT_STREAMS`.
+pub const MAX_STREAMS: u16 = 3;
 /// `SETTINGS_INITIAL_WINDOW_SIZE`.
 pub const INITIAL_WINDOW: u16 = 4;
+
+/// What a client sends first.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// One frame.
 #[derive(Debug, Clone)]
@@ -115,8 +120,27 @@ impl<S: Read + Write> Frames<S> {
         frames
     }
 
+    /// The server's side of a stream: takes the client's preface and sends these settings.
+    ///
+    /// # Errors
+    /// The connection broke, or the client speaks something else.
+    pub fn accept(stream: S, settings: &[(u16, u32)]) -> io::Result<Self> {
+        let mut frames = Self { stream };
+        let mut first = [0; PREFACE.len()];
+        frames.stream.read_exact(&mut first)?;
+        if first != PREFACE {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        frames.settle(settings)?;
+        Ok(frames)
+    }
+
     fn begin(&mut self, settings: &[(u16, u32)]) -> io::Result<()> {
-        self.stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")?;
+        self.stream.write_all(PREFACE)?;
+        self.settle(settings)
+    }
+
+    fn settle(&mut self, settings: &[(u16, u32)]) -> io::Result<()> {
         // No table of earlier fields: every status can then be read by itself.
         let settings = settings.iter().chain(&[(HEADER_TABLE, 0)]);
         let payload: Vec<u8> =
@@ -171,6 +195,16 @@ impl<S: Read + Write> Frames<S> {
                 return Ok(frames);
             }
         }
+    }
+}
+
+impl Frame {
+    /// What SETTINGS say about one of them.
+    #[must_use]
+    pub fn setting(&self, id: u16) -> Option<u32> {
+        let mut entries = self.payload.chunks_exact(6).filter(|_| self.kind == kind::SETTINGS && self.flags & ACK == 0);
+        let entry = entries.find(|entry| entry[..2] == id.to_be_bytes())?;
+        Some(u32::from_be_bytes([entry[2], entry[3], entry[4], entry[5]]))
     }
 }
 

@@ -250,7 +250,7 @@ impl Probe {
     }
 
     async fn look(&self, server: SocketAddr) -> Option<()> {
-        let connection = up::dial(&self.connector, &self.target, server, None, false).await.ok()?;
+        let connection = up::dial(&self.connector, &self.target, server, None, false, None).await.ok()?;
         let Some(path) = &self.check.path else { return Some(()) };
         let mut request = Request::get(&**path).body(UpBody::Empty).ok()?;
         request.headers_mut().insert(header::HOST, self.host.clone()?);

@@ -19,7 +19,7 @@ use super::forwarded::{self, Came, Source};
 use super::headers;
 use super::records::Falling;
 use super::stream::{Done, DownBody, UpBody};
-use super::up::{self, Carrier, Driven};
+use super::up::{self, Carrier, Driven, Wish};
 use crate::admit::Conversation;
 use crate::admit::proxy_protocol::Ends;
 use crate::answer;
@@ -444,7 +444,8 @@ impl<'a> Exchange<'a> {
         let first = server;
         let connection = loop {
             // Boxed: most requests dial nothing, and need no room for it.
-            let dial = up::dial(self.shared.connector, &site.target, server, self.shared.client.ends(), self.upgrades);
+            let wish = Wish { alone: self.upgrades, fresh };
+            let dial = up::open(self.shared.connector, &site.target, server, self.shared.client.ends(), wish);
             let dialled = deadline.bound(Box::pin(dial)).await;
             match dialled.unwrap_or(Err(Failure::UpstreamConnect)) {
                 Ok(connection) => break connection,
@@ -452,7 +453,12 @@ impl<'a> Exchange<'a> {
                     // A certificate that does not verify is no reason to look for a server with another.
                     let next = site.balance.select().filter(|next| *next != first && *next != server);
                     match next {
-                        Some(next) if failure == Failure::UpstreamConnect && !deadline.is_due() => server = next,
+                        Some(next)
+                            if matches!(failure, Failure::UpstreamConnect | Failure::Overloaded)
+                                && !deadline.is_due() =>
+                        {
+                            server = next;
+                        }
                         _ => return Err(failure),
                     }
                 }

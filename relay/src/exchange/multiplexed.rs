@@ -1,26 +1,27 @@
 //! One upstream connection that speaks HTTP/2: shared by the requests of a worker thread, driven by a task of its own.
 
-use std::cell::RefCell;
-use std::net::SocketAddr;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::header::{self, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{Request, uri};
 use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::pool::PoolKey;
-use super::stream::UpBody;
-use crate::deadline::Moment;
+use super::lane::{Connection, Opening, STREAMS, Share};
+use super::tied::{Tasks, Tied};
 use crate::error::Failure;
 
 /// What a server may send of one response before it is read.
-const STREAM_WINDOW: u32 = 1024 * 1024;
+const STREAM_WINDOW: u32 = 256 * 1024;
 
-/// The same for all responses of a connection together.
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// The same for all responses of a connection together: those that nobody reads never hold all of it, so they stall no other.
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * STREAMS as u32;
 
 /// Most bytes of a response's head.
 const HEAD_MAX: u32 = 128 * 1024;
@@ -35,49 +36,21 @@ const PING: Duration = Duration::from_secs(20);
 const OF_HTTP_1: [HeaderName; 3] = [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE];
 
 /// Sends requests on a connection that others may send on too.
-pub type Sender = http2::SendRequest<UpBody>;
+pub type Sender = http2::SendRequest<Tied>;
 
-struct Shared {
-    key: PoolKey,
-    server: SocketAddr,
-    sender: Sender,
-    until: Moment,
-}
-
-thread_local! {
-    static SHARED: RefCell<Vec<Shared>> = const { RefCell::new(Vec::new()) };
-}
-
-/// The connection to a server that this thread's requests share, if there is one; it is kept for `keep` from now.
-#[must_use]
-pub fn shared(key: PoolKey, server: SocketAddr, keep: Duration) -> Option<Sender> {
-    SHARED.with_borrow_mut(|all| {
-        let at = all.iter().position(|one| one.key == key && one.server == server)?;
-        let one = all.get_mut(at)?;
-        if one.sender.is_closed() {
-            all.swap_remove(at);
-            return None;
-        }
-        one.until = Moment::after(keep);
-        Some(one.sender.clone())
-    })
-}
-
-/// Lets go of what nobody has used for its time: such connections close when their last response has ended.
-pub fn sweep() {
-    SHARED.with_borrow_mut(|all| all.retain(|one| !one.until.has_come() && !one.sender.is_closed()));
-}
-
-/// Begins HTTP/2 on a stream, and shares the connection in the place of an earlier one.
+/// Begins HTTP/2 on a stream, for a request that takes the first share in it, and for others if it was `opening` for them.
 ///
 /// # Errors
 /// The peer speaks something else.
-pub async fn begin<S>(stream: S, key: PoolKey, server: SocketAddr, keep: Duration) -> Result<Sender, Failure>
+pub async fn begin<S>(stream: S, keep: Duration, opening: Option<Opening>) -> Result<Share, Failure>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let handshake = http2::Builder::new(TokioExecutor::new())
+    let tasks = Tasks::default();
+    let handshake = http2::Builder::new(tasks.clone())
         .timer(TokioTimer::new())
+        // None goes up before the server has said how many it takes: none is refused for being too many.
+        .initial_max_send_streams(0)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(HEAD_MAX)
@@ -87,16 +60,30 @@ where
         .handshake(TokioIo::new(stream))
         .await;
     let (sender, driver) = handshake.map_err(|_| Failure::UpstreamConnect)?;
+    let (connection, mut unused) = Connection::new(sender, tasks, keep);
+    let share = Share::of(&connection);
+    let connection = Arc::downgrade(&connection);
     tokio::spawn(async move {
-        // Its requests hear of their own failures.
-        let _ = driver.await;
+        let (mut driver, mut opening) = (pin!(driver), opening);
+        poll_fn(|cx| {
+            // Its requests hear of their own failures. A server that never says what it takes would keep a request that has given up.
+            if driver.as_mut().poll(cx).is_ready() || Pin::new(&mut unused).poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            let limit = driver.current_max_send_streams();
+            if let Some(connection) = connection.upgrade() {
+                connection.takes(limit);
+            }
+            if limit > 0
+                && let Some(opening) = opening.take()
+            {
+                opening.settled(&connection);
+            }
+            Poll::Pending
+        })
+        .await;
     });
-    let one = Shared { key, server, sender: sender.clone(), until: Moment::after(keep) };
-    SHARED.with_borrow_mut(|all| {
-        all.retain(|other| other.key != key || other.server != server);
-        all.push(one);
-    });
-    Ok(sender)
+    Ok(share)
 }
 
 /// A request in the form of HTTP/2: scheme and authority stand in its URI, and nothing speaks of one connection.

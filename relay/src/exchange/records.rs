@@ -110,7 +110,7 @@ impl Rising {
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let conversation = &self.sending.conversation;
         if conversation.is_stopped() {
-            // The upstream has said all it has to say. The connection ends with its answer, so nobody waits for the rest.
+            // The upstream has said all it has to say. The connection ends with its answer, or over HTTP/2 this stream, so nobody waits for the rest.
             return Poll::Pending;
         }
         match ready!(self.sending.poll_bytes(cx)) {

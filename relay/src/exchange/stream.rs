@@ -50,7 +50,7 @@ pub struct Rising {
 impl Rising {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if self.conversation.is_stopped() {
-            // The upstream has said all it has to say. The connection ends with its answer, so nobody waits for the rest.
+            // The upstream has said all it has to say. The connection ends with its answer, or over HTTP/2 this stream, so nobody waits for the rest.
             return Poll::Pending;
         }
         match Pin::new(&mut self.body).poll_frame(cx) {

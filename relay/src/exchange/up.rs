@@ -24,9 +24,11 @@ use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::BoxError;
 use super::headers;
+use super::lane::{self, Opening, Search, Share, Turn};
 use super::multiplexed;
 use super::pool::{self, PoolKey};
 use super::stream::UpBody;
+use super::tied::{Tied, Wanted};
 use crate::admit::Conversation;
 use crate::admit::conversation::BodyFailure;
 use crate::admit::proxy_protocol::{Ends, Version};
@@ -78,7 +80,7 @@ pub enum Carrier {
     /// A connection of its own, until its response has ended.
     Own(Connection),
     /// A share in one that speaks HTTP/2.
-    Shared(multiplexed::Sender),
+    Shared(Share),
 }
 
 /// A connection between two requests.
@@ -105,9 +107,9 @@ pub fn reuse(target: &Target, server: SocketAddr, alone: bool) -> Option<Carrier
     }
     if target.http2
         && !alone
-        && let Some(sender) = multiplexed::shared(target.key, server, target.idle_time)
+        && let Some(share) = lane::share(target.key, server)
     {
-        return Some(Carrier::Shared(sender));
+        return Some(Carrier::Shared(share));
     }
     while let Some(mut connection) = pool::take(target.key, server) {
         if connection.nudge() {
@@ -117,8 +119,42 @@ pub fn reuse(target: &Target, server: SocketAddr, alone: bool) -> Option<Carrier
     None
 }
 
+/// How a request wants its connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Wish {
+    /// It may change its protocol, so it goes alone, over HTTP/1.
+    pub alone: bool,
+    /// One that was open before broke under it.
+    pub fresh: bool,
+}
+
+/// Opens a connection for a client's request, or shares one that is opened for others. The caller bounds the time.
+///
+/// # Errors
+/// The server cannot be reached, its certificate does not verify, or there are as many connections to it as may be.
+pub async fn open(
+    connector: &TransportConnector,
+    target: &Target,
+    server: SocketAddr,
+    client: Option<&Ends>,
+    wish: Wish,
+) -> Result<Carrier, Failure> {
+    if wish.alone || !target.http2 {
+        return dial(connector, target, server, client, wish.alone, None).await;
+    }
+    let search = Search::new(target.key, server, wish.fresh);
+    loop {
+        match search.turn(target.idle_time)? {
+            Turn::Share(share) => return Ok(Carrier::Shared(share)),
+            Turn::Open(opening) => return dial(connector, target, server, client, false, Some(opening)).await,
+            // Whatever became of it, there is another turn.
+            Turn::Wait(news) => drop(news.await),
+        }
+    }
+}
+
 /// Dials a server, for a client or, as a check does, for the relay itself. A request that may change its protocol goes alone, over HTTP/1. The caller bounds
-/// the time.
+/// the time. Others share the connection if it was `opening` for them.
 ///
 /// # Errors
 /// The server cannot be reached, or its certificate does not verify.
@@ -128,6 +164,7 @@ pub async fn dial(
     server: SocketAddr,
     client: Option<&Ends>,
     alone: bool,
+    opening: Option<Opening>,
 ) -> Result<Carrier, Failure> {
     let peer = BasicPeer::new(&server.to_string());
     let mut stream: Stream = connector.new_stream(&peer).await.map_err(|_| Failure::UpstreamConnect)?;
@@ -144,8 +181,11 @@ pub async fn dial(
             (Box::new(stream), http2)
         }
     };
+    if let Some(opening) = &opening {
+        opening.speaks(!http2);
+    }
     if http2 {
-        return multiplexed::begin(io, target.key, server, target.idle_time).await.map(Carrier::Shared);
+        return multiplexed::begin(io, target.idle_time, opening).await.map(Carrier::Shared);
     }
     let handshake = http1::Builder::new().max_buf_size(128 * 1024).handshake(TokioIo::new(io)).await;
     let (sender, driver) = handshake.map_err(|_| Failure::UpstreamConnect)?;
@@ -205,12 +245,12 @@ pub async fn send(
     match carrier {
         Carrier::Own(connection) => send_alone(connection, target, server, request, &conversation.deadline).await,
         // Boxed: sites whose upstream speaks HTTP/1 need no room for it.
-        Carrier::Shared(sender) => Box::pin(send_shared(sender, target, server, request, conversation)).await,
+        Carrier::Shared(share) => Box::pin(send_shared(share, target, server, request, conversation)).await,
     }
 }
 
 async fn send_shared(
-    mut sender: multiplexed::Sender,
+    share: Share,
     target: &Target,
     server: SocketAddr,
     request: Request<UpBody>,
@@ -220,6 +260,8 @@ async fn send_shared(
     let failed = |failure| Attempt { failure, unsent: None, broke: false, cut: false };
     let request =
         multiplexed::into_http2(request, target.tls.is_some()).map_err(|failure| Box::new(failed(failure)))?;
+    let (request, wanted) = tie(request, &share);
+    let mut sender = share.sender();
     let mut answer = pin!(sender.try_send_request(request));
     let answered = poll_fn(|cx| match answer.as_mut().poll(cx) {
         Poll::Pending if conversation.deadline.is_due() => Poll::Ready(None),
@@ -229,10 +271,12 @@ async fn send_shared(
     .await;
     match answered {
         Some(Ok(response)) => {
-            Ok(response.map(|body| Driven { body, connection: None, shared: true, keep, ended: false }))
+            let shared = Some((wanted, share));
+            Ok(response.map(|body| Driven { body, connection: None, shared, keep, ended: false }))
         }
         Some(Err(mut error)) => {
             let unsent = error.take_message().and_then(|request| multiplexed::out_of_http2(request).ok());
+            let unsent = unsent.map(|request| request.map(Tied::into_body));
             // The body goes up in a task of its own, which tells its failures here.
             Err(Box::new(match conversation.body_failure() {
                 Some(BodyFailure { failure, cut }) => Attempt { failure, unsent: None, broke: false, cut },
@@ -242,6 +286,12 @@ async fn send_shared(
         None if conversation.is_streaming() => Err(Box::new(failed(Failure::RequestTimeout))),
         None => Err(Box::new(failed(Failure::UpstreamTimeout))),
     }
+}
+
+fn tie(request: Request<UpBody>, share: &Share) -> (Request<Tied>, Wanted) {
+    let (head, body) = request.into_parts();
+    let (body, wanted) = Tied::new(body, share.tasks());
+    (Request::from_parts(head, body), wanted)
 }
 
 async fn send_alone(
@@ -271,7 +321,7 @@ async fn send_alone(
         Some(Ok(response)) => {
             let (head, body) = response.into_parts();
             let connection = if over { None } else { Some(connection) };
-            Ok(Response::from_parts(head, Driven { body, connection, shared: false, keep, ended: false }))
+            Ok(Response::from_parts(head, Driven { body, connection, shared: None, keep, ended: false }))
         }
         Some(Err(mut error)) => {
             let unsent = error.take_message();
@@ -297,9 +347,9 @@ async fn send_alone(
 pub async fn ask(carrier: Carrier, request: Request<UpBody>, secure: bool) -> Option<StatusCode> {
     let mut connection = match carrier {
         Carrier::Own(connection) => connection,
-        Carrier::Shared(mut sender) => {
-            let request = multiplexed::into_http2(request, secure).ok()?;
-            return sender.send_request(request).await.ok().map(|response| response.status());
+        Carrier::Shared(share) => {
+            let (request, _wanted) = tie(multiplexed::into_http2(request, secure).ok()?, &share);
+            return share.sender().send_request(request).await.ok().map(|response| response.status());
         }
     };
     let mut answer = pin!(connection.sender.try_send_request(request));
@@ -333,8 +383,8 @@ struct Keep {
 pub struct Driven {
     body: Incoming,
     connection: Option<Connection>,
-    /// It comes over a connection that is driven elsewhere.
-    shared: bool,
+    /// It comes over a connection that is driven elsewhere, and what is left of the request ends with it.
+    shared: Option<(Wanted, Share)>,
     keep: Keep,
     ended: bool,
 }
@@ -376,7 +426,7 @@ impl Body for Driven {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
-        if this.shared {
+        if this.shared.is_some() {
             let mut polled = Pin::new(&mut this.body).poll_frame(cx);
             if let Poll::Ready(Some(Ok(frame))) = &mut polled
                 && let Some(trailers) = frame.trailers_mut()

@@ -19,7 +19,7 @@ use super::visit::Visit;
 use crate::admit::{Conversation, Gate};
 use crate::config::resolved::ConnectionLimits;
 use crate::deadline::Moment;
-use crate::exchange::{multiplexed, pool};
+use crate::exchange::{lane, pool};
 
 /// Time between two looks at idle upstream connections of a worker thread.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -121,7 +121,7 @@ pub(super) fn keep_pool_swept() {
             loop {
                 tokio::time::sleep(SWEEP).await;
                 pool::sweep();
-                multiplexed::sweep();
+                lane::sweep();
             }
         });
     }

@@ -32,11 +32,26 @@ use crate::outbound::connect::Rewound;
 /// What a client sends first (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// What a client may send of one request body before it is read. A held body comes in this much at a time.
-const STREAM_WINDOW: u32 = 256 * 1024;
+/// What a client may send of one request body before it is read, at least and at most. A held body comes in this much at a time.
+const STREAM_WINDOW: std::ops::RangeInclusive<u32> = 16 * 1024..=256 * 1024;
 
-/// The same for all streams of a connection together: what a client can have us keep without a handler wanting it.
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// About as much may a client have us keep of all its bodies together without a handler wanting it.
+const CONNECTION_BUDGET: u32 = 8 * 1024 * 1024;
+
+/// The windows of a stream and of its connection, which may have so many. Streams whose bodies nobody reads never hold all of the connection's window, so they
+/// stall no other: one connection may carry the requests of many, when a proxy has it.
+const fn windows(streams: u32) -> (u32, u32) {
+    let share = CONNECTION_BUDGET / streams;
+    let (least, most) = (*STREAM_WINDOW.start(), *STREAM_WINDOW.end());
+    let stream = if share < least {
+        least
+    } else if share > most {
+        most
+    } else {
+        share
+    };
+    (stream, stream.saturating_mul(streams))
+}
 
 /// Most bytes of one stream's answer that wait for the client's window.
 const SEND_BUFFER: usize = 64 * 1024;
@@ -138,12 +153,13 @@ impl Edge {
         };
         // What is too large by little is decoded, to be answered.
         let stream = Blocks::new(stream, 2 * limits.head_bytes);
+        let (stream_window, connection_window) = windows(limits.streams.max(1));
         let connection = http2::Builder::new(streams)
             .timer(TokioTimer::new())
             .keep_alive_interval(PING)
             .keep_alive_timeout(PING)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
+            .initial_stream_window_size(stream_window)
+            .initial_connection_window_size(connection_window)
             .max_concurrent_streams(limits.streams)
             .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
             .max_send_buf_size(SEND_BUFFER)
