@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use e3_tests::backend::Backend;
 use e3_tests::client::{get, json_request, once};
@@ -37,6 +38,10 @@ impl Proxy {
     }
 
     fn start_in(folder: tempfile::TempDir, keys: &str, destinations: &str) -> Self {
+        Self::start_with(folder, keys, "connections: {}", destinations)
+    }
+
+    fn start_with(folder: tempfile::TempDir, keys: &str, more: &str, destinations: &str) -> Self {
         let ca = folder.path().join("relay-ca.pem");
         let key = folder.path().join("relay-ca.key");
         let made = Program::Relay.output([
@@ -51,7 +56,7 @@ impl Proxy {
         let (engine, address) = (EngineDouble::start(Behaviour::Honest), port::free());
         let rules = format!(
             "engine: {{endpoints: [\"{}\"], app: shop, development: true}}\nca: {{certificate: {}, key: {}}}\n\
-             outbound:\n  - listen: {address}\n    keys: [{keys}]\n    destinations:\n{destinations}",
+             outbound:\n  - listen: {address}\n    keys: [{keys}]\n    {more}\n    destinations:\n{destinations}",
             engine.endpoint(),
             ca.display(),
             key.display(),
@@ -179,6 +184,25 @@ fn a_tunnel_passes_tls_for_its_host_alone() {
     std::io::Write::write_all(&mut plain, b"GET / HTTP/1.1\r\nHost: tunnel.example\r\n\r\n").expect("sent");
     assert_eq!(std::io::Read::read(&mut plain, &mut [0; 16]).unwrap_or(0), 0, "no TLS, no tunnel");
     assert_eq!(server.bytes(), before);
+}
+
+#[test]
+fn a_hello_that_comes_byte_by_byte_has_one_time_for_all_of_it() {
+    let server = TlsServer::start(TestCa::new().leaf("tunnel.example", |_| {}), Setup::default());
+    let destination =
+        format!("      - {{host: tunnel.example, upstream: \"https://{}\", tunnel: true}}\n", server.address);
+    let proxy = Proxy::start_with(folder(), "", "connections: {head_time: 1s}", &destination);
+    let (status, _, mut slow) = connect(proxy.address, &connect_request("tunnel.example:443", ""));
+    assert_eq!(status, 200);
+    slow.set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout");
+    // A head of a record of 512 bytes, and then its bytes one after the other: without an end of its own it would take half a minute.
+    let record = [&[22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3][..], &[b'a'; 489]].concat();
+    let closed = record.iter().any(|byte| {
+        let sent = std::io::Write::write_all(&mut slow, &[*byte]);
+        sent.is_err() || matches!(std::io::Read::read(&mut slow, &mut [0]), Ok(0))
+    });
+    assert!(closed, "it went on");
+    assert_eq!(server.bytes(), 0);
 }
 
 #[test]

@@ -22,7 +22,7 @@ use crate::exchange::headers::request_id;
 use crate::exchange::stream::{Done, DownBody};
 use crate::log::Message;
 use crate::metrics::{NONE, OK};
-use crate::outbound::connect::{self, Intercepted, Target};
+use crate::outbound::connect::{self, Intercepted, Target, TunnelTimes};
 use crate::outbound::keys::Proof;
 use crate::rules::host::normal_host;
 use crate::state::{SiteState, State};
@@ -156,8 +156,10 @@ impl Edge {
         };
         let dialled = conversation.deadline.bound(dial).await;
         let server = dialled.unwrap_or(Err(Failure::UpstreamConnect))?;
-        conversation.agree_to_upgrade(limits.stream_idle, limits.stream_time);
-        conversation.leave_tunnel(connect::tunnel(target, upgrade, server, conversation));
+        let hello = conversation.limits().head_time;
+        let times = TunnelTimes { hello, silence: limits.stream_idle, total: limits.stream_time };
+        conversation.agree_to_upgrade(hello, hello);
+        conversation.leave_tunnel(connect::tunnel(target, upgrade, server, times, conversation));
         Ok(())
     }
 

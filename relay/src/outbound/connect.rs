@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use http::Uri;
@@ -195,15 +196,35 @@ pub async fn dial(connector: &TransportConnector, server: SocketAddr) -> Result<
     connector.new_stream(&BasicPeer::new(&server.to_string())).await.map_err(|_| Failure::UpstreamConnect)
 }
 
+/// How long a tunnel's parts may take.
+#[derive(Debug, Clone, Copy)]
+pub struct TunnelTimes {
+    /// All of the client's first message.
+    pub hello: Duration,
+    /// The longest silence after it.
+    pub silence: Duration,
+    /// All of the tunnel after it.
+    pub total: Duration,
+}
+
 /// Passes bytes on, once the client has said in TLS that it means the target. The conversation's task bounds the time.
 #[must_use]
-pub fn tunnel(target: Target, client: OnUpgrade, mut server: Stream, conversation: &Arc<Conversation>) -> Tunnel {
+pub fn tunnel(
+    target: Target,
+    client: OnUpgrade,
+    mut server: Stream,
+    times: TunnelTimes,
+    conversation: &Arc<Conversation>,
+) -> Tunnel {
     // Not held by what it holds itself.
     let conversation = Arc::downgrade(conversation);
     Box::pin(async move {
         let Ok(client) = client.await else { return };
         let mut client = Moving { stream: TokioIo::new(client), conversation };
+        // A head like any other: whoever sends it byte by byte gains nothing by that.
+        client.within(times.hello, times.hello);
         let Some(hello) = hello(&mut client, &target).await else { return };
+        client.within(times.silence, times.total);
         if server.write_all(&hello).await.is_err() || server.flush().await.is_err() {
             return;
         }
@@ -220,6 +241,13 @@ struct Moving {
 }
 
 impl Moving {
+    /// From now on it may be silent for `silence`, and take `total` in all.
+    fn within(&self, silence: Duration, total: Duration) {
+        if let Some(conversation) = self.conversation.upgrade() {
+            conversation.stream(silence, total);
+        }
+    }
+
     fn moved<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if let (Poll::Ready(Ok(_)), Some(conversation)) = (&polled, self.conversation.upgrade()) {
             conversation.moves();
