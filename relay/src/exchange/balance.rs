@@ -18,7 +18,7 @@ use pingora_load_balancing::selection::RoundRobin;
 use pingora_load_balancing::{Backend, Backends, LoadBalancer};
 use tokio::time::Instant;
 
-use super::resolver::Resolver;
+use super::resolver::{LookUpError, Resolver};
 use super::stream::UpBody;
 use super::up::{self, Target};
 use crate::admit::proxy_protocol::Version;
@@ -159,14 +159,22 @@ impl Balance {
     }
 
     /// Looks a host up that a client asked for, and keeps what may be dialled of it. Without an answer, what was known stays. The caller bounds the time.
-    pub async fn look_up(&self) {
-        let Kind::Asked(asked) = &self.kind else { return };
-        let Ok(found) = asked.resolver.look_up(&self.host, asked.port).await else { return };
+    ///
+    /// # Errors
+    /// Too many look-ups wait for their turn, and nothing was known.
+    pub async fn look_up(&self) -> Result<(), Failure> {
+        let Kind::Asked(asked) = &self.kind else { return Ok(()) };
+        let found = match asked.resolver.look_up(&self.host, asked.port).await {
+            Ok(found) => found,
+            Err(LookUpError::Full) if asked.found().addresses.is_empty() => return Err(Failure::Overloaded),
+            Err(LookUpError::Full | LookUpError::None) => return Ok(()),
+        };
         // Without the guard nothing that a client asks for is dialled.
         let allowed = |address: &SocketAddr| self.egress.as_ref().is_some_and(|e| e.check(address.ip()).is_ok());
         let addresses: Vec<_> = found.iter().copied().filter(allowed).collect();
         self.refused.store(addresses.len() < found.len(), Ordering::Relaxed);
         *asked.found() = Found { until: Some(Instant::now() + ASKED_KNOWN), addresses };
+        Ok(())
     }
 
     /// Whether this is what [`Balance::new`] would make, so that a reload can keep what is known about the servers' health.

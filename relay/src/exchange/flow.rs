@@ -480,7 +480,7 @@ impl<'a> Exchange<'a> {
         if self.shared.conversation.is_streaming() {
             self.shared.conversation.moves();
         }
-        looked_up.ok_or(Failure::UpstreamConnect)
+        looked_up.unwrap_or(Err(Failure::UpstreamConnect))
     }
 
     async fn response(

@@ -149,7 +149,7 @@ impl Edge {
         conversation.deadline.set(limits.connect_time);
         let dial = async {
             if site.balance.is_unknown() {
-                site.balance.look_up().await;
+                site.balance.look_up().await?;
             }
             let server = site.balance.select().ok_or_else(|| site.balance.why_none())?;
             connect::dial(&self.connector, server).await
