@@ -9,11 +9,13 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use e3_tests::backend::Backend;
 use e3_tests::client::{get, json_request, once};
 use e3_tests::engine_double::{Behaviour, EngineDouble, token_of};
+use e3_tests::eventually;
 use e3_tests::port;
 use e3_tests::process::Program;
 use e3_tests::stack::{Relay, folder};
@@ -331,6 +333,66 @@ fn client_certificates_and_versions_are_the_destinations_own() {
         assert_eq!(answer.status, status, "{host}: {}", answer.text());
     }
     assert_eq!(wants.heads.lock().expect("the record").len(), 1);
+}
+
+#[test]
+fn a_reload_to_another_identity_uses_no_connection_of_the_one_before() {
+    let (ca, other, clients) = (TestCa::new(), TestCa::new(), TestCa::new());
+    let (folder, engine, address) = (folder(), EngineDouble::start(Behaviour::Honest), port::free());
+    let file = |name: &str, text: &str| {
+        fs::write(folder.path().join(name), text).expect("written");
+        folder.path().join(name).display().to_string()
+    };
+    let (known, unknown) = (clients.leaf("relay.example", |_| {}), other.leaf("relay.example", |_| {}));
+    let (known_key, unknown_key) = (file("known.key", &known.1), file("unknown.key", &unknown.1));
+    let known = format!("client_certificate: {}, client_key: {known_key}", file("known.pem", &known.0));
+    let unknown = format!("client_certificate: {}, client_key: {unknown_key}", file("unknown.pem", &unknown.0));
+    let (good, bad) = (file("good.pem", &ca.pem), file("bad.pem", &other.pem));
+    // TLS 1.2, where a certificate is missed before the handshake is over.
+    let setup = Setup { only_tls12: true, clients: Some(clients.pem.clone()) };
+    let server = TlsServer::start(ca.leaf("a.example", |_| {}), setup);
+    // One thread, so that every request meets the one pool.
+    let rules = |identity: &str| {
+        format!(
+            "engine: {{endpoints: [\"{}\"], app: shop, development: true}}\nthreads: 1\noutbound:\n  - listen: {address}\n    \
+             destinations:\n      - {{host: a.example, upstream: \"https://{}\", networks: [127.0.0.1], {identity}}}\n",
+            engine.endpoint(),
+            server.address
+        )
+    };
+    let proven = format!("ca: {good}, name: a.example, {known}");
+    let relay = Relay::start(folder.path(), "relay", &rules(&proven));
+    relay.wait_ready();
+    let ask = || once(address, &json_request("POST", "/x", "a.example", "{}"));
+    let mut reloads = 0.0;
+    let mut reload = |identity: &str| {
+        relay.write_rules(&rules(identity));
+        reloads += 1.0;
+        let applied = r#"e3_relay_reloads_total{result="applied"}"#;
+        eventually("a reload", || (relay.metric(applied) == Some(reloads)).then_some(()));
+    };
+    let connections = || server.connections.load(Ordering::SeqCst);
+    for _ in 0..2 {
+        assert_eq!(ask().status, 200);
+    }
+    assert_eq!(connections(), 1, "it idles between requests");
+    for (what, identity) in [
+        ("another authority", format!("ca: {bad}, name: a.example, {known}")),
+        ("another name", format!("ca: {good}, name: b.example, {known}")),
+        ("another client certificate", format!("ca: {good}, name: a.example, {unknown}")),
+        ("no client certificate", format!("ca: {good}, name: a.example")),
+        ("another version", format!("{proven}, tls_min: \"1.3\"")),
+    ] {
+        let before = connections();
+        reload(&identity);
+        let answer = ask();
+        assert_eq!(answer.status, 502, "{what}: {}", answer.text());
+        assert_eq!(connections(), before + 1, "{what}: it proves itself anew");
+        reload(&proven);
+        assert_eq!(ask().status, 200, "{what}");
+        assert_eq!(connections(), before + 1, "{what}: what idled was kept for its own");
+    }
+    assert_eq!(server.heads.lock().expect("the record").len(), 7);
 }
 
 #[test]

@@ -175,6 +175,8 @@ pub struct Setup {
 /// A server that speaks TLS and answers each request with its own head and body as text.
 pub struct TlsServer {
     pub address: SocketAddr,
+    /// Connections so far, whatever became of them.
+    pub connections: Arc<AtomicUsize>,
     /// Bytes of requests that came out of TLS.
     pub bytes: Arc<AtomicUsize>,
     pub heads: Arc<Mutex<Vec<String>>>,
@@ -183,8 +185,12 @@ pub struct TlsServer {
 impl TlsServer {
     pub fn start((certificate, key): (String, String), setup: Setup) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-        let server =
-            Self { address: listener.local_addr().expect("an address"), bytes: Arc::default(), heads: Arc::default() };
+        let server = Self {
+            address: listener.local_addr().expect("an address"),
+            connections: Arc::default(),
+            bytes: Arc::default(),
+            heads: Arc::default(),
+        };
         let provider = Arc::new(crypto::ring::default_provider());
         let versions: &[_] = if setup.only_tls12 { &[&version::TLS12] } else { &[&version::TLS13, &version::TLS12] };
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(versions);
@@ -202,8 +208,10 @@ impl TlsServer {
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("PEM");
         let config = Arc::new(builder.with_single_cert(chain, key).expect("a certificate with its key"));
         let (bytes, heads) = (Arc::clone(&server.bytes), Arc::clone(&server.heads));
+        let connections = Arc::clone(&server.connections);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
+                connections.fetch_add(1, Ordering::SeqCst);
                 let (config, bytes, heads) = (Arc::clone(&config), Arc::clone(&bytes), Arc::clone(&heads));
                 std::thread::spawn(move || converse(stream, config, &bytes, &heads));
             }
