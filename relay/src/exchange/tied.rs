@@ -19,7 +19,7 @@ use super::BoxError;
 use super::stream::UpBody;
 
 /// Held for as long as the response is wanted: what is left of the body goes with it.
-pub struct Wanted(#[allow(dead_code, reason = "its end is the message")] oneshot::Sender<Infallible>);
+pub struct Wanted(#[allow(dead_code, reason = "its end is the message")] Option<oneshot::Sender<Infallible>>);
 
 type Over = oneshot::Receiver<Infallible>;
 
@@ -34,8 +34,9 @@ impl Tied {
     /// Ties a body to its response, on the connection with these tasks.
     #[must_use]
     pub fn new(body: UpBody, tasks: &Tasks) -> (Self, Wanted) {
-        let (wanted, over) = oneshot::channel();
-        (Self { body, over: Some(over), tasks: tasks.clone() }, Wanted(wanted))
+        // Of none, nothing can be left.
+        let (wanted, over) = (!body.is_end_stream()).then(oneshot::channel).unzip();
+        (Self { body, over, tasks: tasks.clone() }, Wanted(wanted))
     }
 
     /// The body alone, for another try.

@@ -303,3 +303,18 @@ impl Drop for Open {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_streams_of_a_connection_fit_into_its_window() {
+        for streams in 1..=1000 {
+            let (stream, connection) = windows(streams);
+            assert!(STREAM_WINDOW.contains(&stream), "{streams}: {stream}");
+            assert!(u64::from(stream) * u64::from(streams) <= u64::from(connection), "{streams}");
+            assert!(connection <= 2 * CONNECTION_BUDGET, "{streams}: {connection}");
+        }
+    }
+}

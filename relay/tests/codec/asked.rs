@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
@@ -93,7 +93,7 @@ fn relay(ca: &Ca, port: u16, more: &str, table: impl Fn(&str) -> Vec<IpAddr> + S
          - {{host: \"*.wild.example\", tunnel: true, ports: [443, {port}], ca: {}, networks: [127.0.0.1]{more}}}\n",
         ca.file()
     );
-    Relay::start_with(&rules, Resolver::own(table))
+    Relay::start_with(&rules, Resolver::own(table).with_turns(1, 2))
 }
 
 fn get(host: &str) -> String {
@@ -210,4 +210,54 @@ fn any_number_of_names_is_served_one_after_the_other() {
         assert_eq!(answer.status, 403);
     }
     assert_eq!(server.connections(), 0);
+}
+
+#[test]
+fn names_whose_servers_are_silent_hold_up_a_bounded_number_of_requests() {
+    let ca = Ca::new();
+    let server = ca.server("127.0.0.1:0", &["*.wild.example"]);
+    let port = server.address.port();
+    let (speak, silence) = mpsc::channel::<()>();
+    let silence = Mutex::new(silence);
+    let relay = relay(&ca, port, ", limits: {connect_time: 60s}", move |host| {
+        if host.starts_with("silent") {
+            // Until somebody speaks, or nobody ever will.
+            let _ = silence.lock().unwrap().recv();
+            return vec![];
+        }
+        vec![ip("127.0.0.1")]
+    });
+    // One look-up runs and two wait: whoever comes fourth is refused, and none of these has an answer.
+    let mut refused = 0;
+    let mut clients: Vec<_> = (0..6)
+        .map(|n| {
+            let mut client = Client::connect(relay.address);
+            client.send(get(&format!("silent{n}.wild.example:{port}")));
+            client
+        })
+        .collect();
+    let mut left = Vec::new();
+    for _ in 0..500 {
+        if refused == 3 {
+            break;
+        }
+        for mut client in clients.drain(..) {
+            if client.has_bytes() {
+                let answer = client.answer();
+                assert_eq!((answer.status, answer.code().as_str()), (503, "relay/overloaded"));
+                refused += 1;
+            } else {
+                left.push(client);
+            }
+        }
+        std::mem::swap(&mut clients, &mut left);
+    }
+    assert_eq!(refused, 3);
+    assert!(clients.len() == 3 && clients.iter_mut().all(|client| !client.has_bytes()), "three wait");
+    drop(speak);
+    for client in &mut clients {
+        assert_eq!(client.answer().status, 502);
+    }
+    let mut client = Client::connect(relay.address);
+    assert_eq!(client.ask(get(&format!("good.wild.example:{port}"))).status, 200);
 }

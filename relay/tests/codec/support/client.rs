@@ -67,6 +67,14 @@ impl Client {
         self.answer_to(false)
     }
 
+    /// Whether something has come, waiting a moment.
+    pub fn has_bytes(&self) -> bool {
+        self.stream.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
+        let come = matches!(self.stream.peek(&mut [0]), Ok(1..));
+        self.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        come
+    }
+
     fn fill(&mut self) -> usize {
         let mut piece = [0u8; 16 * 1024];
         match self.stream.read(&mut piece) {
