@@ -36,8 +36,10 @@ certificate), 7 there is no keyring yet.";
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve relays until SIGTERM or SIGINT, then finish what is in flight.
+    #[command(after_help = "Example:\n  e3 run --config config/e3.yaml")]
     Run(ConfigFile),
     /// Check the configuration, the root key and the keyring, and serve nothing.
+    #[command(after_help = "Example:\n  e3 check --config config/e3.yaml")]
     Check(ConfigFile),
     /// Make, list and rotate keys.
     #[command(subcommand)]
@@ -102,10 +104,13 @@ pub struct EnclaveArgs {
 #[derive(Debug, Subcommand)]
 pub enum Host {
     /// Serve the enclave until SIGTERM or SIGINT. The enclave goes on running.
+    #[command(after_help = "Example:\n  e3 host run --config config/e3-host.yaml")]
     Run(HostFile),
     /// Check the settings and serve nothing.
+    #[command(after_help = "Example:\n  e3 host check --config config/e3-host.yaml")]
     Check(HostFile),
     /// Print the JSON schema of the settings.
+    #[command(after_help = "Example:\n  e3 host schema > config/schema/e3-host.json")]
     Schema,
 }
 
@@ -121,6 +126,7 @@ pub struct HostFile {
 #[derive(Debug, Subcommand)]
 pub enum InputsCommand {
     /// Check a file of inputs before it is built into an image.
+    #[command(after_help = "Example:\n  e3 inputs check config/examples/e3-inputs.json")]
     Check {
         /// The file.
         file: PathBuf,
@@ -144,8 +150,16 @@ Examples:
         at: At,
     },
     /// List the keys; never their bytes.
+    #[command(after_help = "\
+Examples:
+  e3 keys list --config config/e3.yaml
+  e3 keys list --engine vsock://16:7003 --admin-key admin.pem --pcrs expected.json")]
     List(At),
     /// Give an app its first keys.
+    #[command(after_help = "\
+Examples:
+  e3 keys create-app shop --config config/e3.yaml
+  e3 keys create-app shop --engine vsock://16:7003 --admin-key admin.pem --pcrs expected.json")]
     CreateApp {
         /// The app.
         app: App,
@@ -266,6 +280,7 @@ The key is what `relay verify engine` prints as audit key; of an engine that run
         heads: Vec<PathBuf>,
     },
     /// Print the public key that signs records under the keyring of this configuration.
+    #[command(after_help = "Example:\n  e3 audit key --config config/e3.yaml")]
     Key(ConfigFile),
 }
 
@@ -273,11 +288,13 @@ The key is what `relay verify engine` prints as audit key; of an engine that run
 #[derive(Debug, Subcommand)]
 pub enum AdminKeyCommand {
     /// Make a key in a new file that nobody else may read, and print its public key: for `admins` in the measured inputs.
+    #[command(after_help = "Example:\n  e3 admin-key new admin.pem")]
     New {
         /// The file; must not exist.
         file: PathBuf,
     },
     /// Print the public key.
+    #[command(after_help = "Example:\n  e3 admin-key show admin.pem")]
     Show {
         /// The file.
         file: PathBuf,
@@ -299,5 +316,32 @@ pub enum LineageArg {
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
     /// Print the JSON schema of the configuration file.
+    #[command(after_help = "Example:\n  e3 config schema > config/schema/e3.json")]
     Schema,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn without_example(command: &clap::Command, path: &str, found: &mut Vec<String>) {
+        let shown = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        // A command with commands of its own shows theirs.
+        let leaf = command.get_subcommands().next().is_none();
+        if leaf && !command.is_hide_set() && !shown.contains(path) {
+            found.push(path.to_owned());
+        }
+        for inner in command.get_subcommands() {
+            without_example(inner, &format!("{path} {}", inner.get_name()), found);
+        }
+    }
+
+    #[test]
+    fn the_help_of_every_command_has_an_example() {
+        let mut found = Vec::new();
+        without_example(&Args::command(), "e3", &mut found);
+        assert!(found.is_empty(), "{found:?}");
+        assert!(EXAMPLES.contains("e3 run"));
+    }
 }

@@ -10,15 +10,23 @@ use crate::run;
 
 /// The inbound and the outbound encryption relay.
 #[derive(Debug, Parser)]
-#[command(name = "relay", version, about, after_help = EXIT_CODES, disable_help_subcommand = true)]
+#[command(name = "relay", version, about, after_help = EXAMPLES, disable_help_subcommand = true)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 done; 1 could not run, or warnings with --strict; 2 wrong use, or a bad rules file; \
-3 drained with connections cut; 130 interrupted";
+const EXAMPLES: &str = "\
+Examples:
+  relay check --config config/relay.yaml        every fault of the rules file, with its place
+  relay run --config config/relay.yaml          serve until SIGTERM; SIGHUP or a changed file reloads
+  relay test --config config/relay.yaml --request order.http
+  relay explain --config config/relay.yaml --method POST http://api.shop.example/v1/orders/7
+  relay seal --column number:card-number cards.csv --output sealed.csv --resume
+  relay verify engine https://relay.example --pcrs expected.json
+
+Exit codes: 0 done; 1 could not run, or warnings with --strict; 2 wrong use, or a bad rules file; 3 drained with connections cut; 130 interrupted";
 
 /// What `relay` does.
 #[derive(Debug, Subcommand)]
@@ -256,4 +264,30 @@ pub struct Explain {
     pub side: Option<Side>,
     /// The URL, as the client asks for it.
     pub url: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn without_example(command: &clap::Command, path: &str, found: &mut Vec<String>) {
+        let shown = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        // A command with commands of its own shows theirs.
+        let leaf = command.get_subcommands().next().is_none();
+        if leaf && !shown.contains(path) {
+            found.push(path.to_owned());
+        }
+        for inner in command.get_subcommands() {
+            without_example(inner, &format!("{path} {}", inner.get_name()), found);
+        }
+    }
+
+    #[test]
+    fn the_help_of_every_command_has_an_example() {
+        let mut found = Vec::new();
+        without_example(&Cli::command(), "relay", &mut found);
+        assert!(found.is_empty(), "{found:?}");
+        assert!(EXAMPLES.contains("relay run"));
+    }
 }

@@ -266,7 +266,7 @@ impl Client {
         Health { ready: endpoints.iter().any(|e| e.ready), endpoints }
     }
 
-    /// Whether a call has a chance: some endpoint is not pausing after failures, and did not say that it is not ready.
+    /// Whether a call has a chance: some endpoint is not pausing after failures. What an endpoint says of itself is [`Client::health`]'s.
     #[must_use]
     pub fn is_available(&self) -> bool {
         self.inner.endpoints.iter().any(|t| !t.waits.load(Ordering::Relaxed) && !t.is_paused())

@@ -27,6 +27,10 @@ const API_KEY: &str = "e3k_";
 #[derive(Debug, Subcommand)]
 pub enum PolicyCommand {
     /// Check a policy: every fault with its place, warnings about wide grants, and for each condition whether it is proven or only stated.
+    #[command(after_help = "\
+Examples:
+  e3 policy check config/policy.yaml
+  e3 policy check policy.yaml --inputs inputs.json      also whether enough of the measured signers have signed it")]
     Check {
         /// The policy.
         #[arg(default_value = "config/policy.yaml")]
@@ -39,12 +43,14 @@ pub enum PolicyCommand {
         json: bool,
     },
     /// Print the JSON schema of policies, or with `--expectations` that of their tables.
+    #[command(after_help = "Example:\n  e3 policy schema > config/schema/policy.json")]
     Schema {
         /// The schema of the files of `e3 policy test`.
         #[arg(long)]
         expectations: bool,
     },
     /// Sign a policy: adds a line behind its text, or replaces the one of this key.
+    #[command(after_help = "Example:\n  e3 policy sign policy.yaml --key admin.pem")]
     Sign {
         /// The policy.
         file: PathBuf,
@@ -53,10 +59,13 @@ pub enum PolicyCommand {
         key: PathBuf,
     },
     /// Make an API key: its text, which is shown this once, and the hash by which a policy knows it.
+    #[command(after_help = "Example:\n  e3 policy api-key")]
     ApiKey,
     /// Print the hash of an API key that is read from standard input.
+    #[command(after_help = "Example:\n  e3 policy api-key-hash < api-key.txt")]
     ApiKeyHash,
     /// Say in plain words who gains and who loses what from one policy to another.
+    #[command(after_help = "Example:\n  e3 policy diff old.yaml new.yaml")]
     Diff {
         /// The policy before.
         old: PathBuf,
@@ -102,6 +111,9 @@ Examples:
     },
     /// Hold a policy against a table of what it is expected to say. Exits with 1 if a line does not hold.
     #[command(after_help = "\
+Example:
+  e3 policy test config/examples/policy-expectations.yaml
+
 A table:
   policy: policy.yaml
   expect:

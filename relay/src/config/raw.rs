@@ -500,7 +500,7 @@ pub enum Unruled {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct Health {
-    /// Path of a GET that must answer 200; only a TCP connection is tried when absent.
+    /// Path of a GET that must answer with a status of 2xx; only a TCP connection is tried when absent.
     pub path: Option<At<String>>,
     /// Time between checks; `5s` when absent.
     pub interval: Option<At<String>>,
