@@ -10,6 +10,7 @@ use std::sync::LazyLock;
 use std::time::Instant;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::Failure;
 use crate::config::resolved::LogFormat;
@@ -18,9 +19,9 @@ use flood::Flood;
 /// What is logged unless `E3_LOG` or `RUST_LOG` says otherwise. Pingora reports its own start and end in detail; its warnings are enough.
 const DEFAULT: &str = "info,pingora_core=warn,pingora_runtime=warn";
 
-/// What these may say where the filter does not name them. notify tells at `trace` of every change beside the rules file, and the log may be such a change; the codec of
-/// HTTP/2 warns of every connection that a client's flood ends, as fast as the client dials.
-const GUARDED: [(&str, &str); 2] = [("notify", "notify=debug"), ("h2", "h2=error")];
+/// The most that these may say where the filter does not name them; they never say more than the rest. notify tells below `warn` of every change beside the rules file, and
+/// the log may be such a change; the codec of HTTP/2 warns of every connection that a client's flood ends, as fast as the client dials.
+const GUARDED: [(&str, LevelFilter); 2] = [("notify", LevelFilter::WARN), ("h2", LevelFilter::ERROR)];
 
 /// Starts the log of this process. The filter is `E3_LOG`, else `RUST_LOG`, else `info`.
 ///
@@ -83,12 +84,14 @@ fn usual() -> EnvFilter {
     EnvFilter::new(guarded(DEFAULT))
 }
 
-/// The filter with [`GUARDED`].
+/// The filter with [`GUARDED`]. What has no level for everything is left as it is: there they are silent already.
 fn guarded(filter: &str) -> String {
     let mut guarded = filter.to_owned();
-    for (name, directive) in GUARDED {
+    let levels = filter.split(',').map(str::trim).filter(|directive| !directive.is_empty());
+    let Some(rest) = levels.rev().find_map(|directive| directive.parse::<LevelFilter>().ok()) else { return guarded };
+    for (name, most) in GUARDED {
         if !filter.contains(name) {
-            guarded = format!("{guarded},{directive}");
+            guarded = format!("{guarded},{name}={}", most.min(rest));
         }
     }
     guarded
@@ -136,5 +139,43 @@ impl Message<'_> {
     pub fn served(self) {
         let Self { request_id, site, rule, status } = self;
         tracing::debug!(request_id, site, rule, status, "served");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tracing::Level;
+
+    /// Which of a library's levels a filter lets through.
+    macro_rules! said {
+        ($filter:expr, $target:literal) => {{
+            let lines = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(guarded($filter)));
+            tracing::subscriber::with_default(lines.with_writer(std::io::sink).finish(), || {
+                [
+                    tracing::enabled!(target: $target, Level::ERROR),
+                    tracing::enabled!(target: $target, Level::WARN),
+                    tracing::enabled!(target: $target, Level::INFO),
+                    tracing::enabled!(target: $target, Level::DEBUG),
+                ]
+            })
+        }};
+    }
+
+    #[test]
+    fn libraries_are_held_down_and_never_raised() {
+        assert_eq!(said!(DEFAULT, "notify::inotify"), [true, true, false, false]);
+        assert_eq!(said!("trace", "notify::inotify"), [true, true, false, false]);
+        assert_eq!(said!("debug", "h2::codec"), [true, false, false, false]);
+        assert_eq!(said!("debug", "relay::run"), [true, true, true, true]);
+        for silent in ["off", "relay=debug"] {
+            assert_eq!((said!(silent, "notify"), said!(silent, "h2")), ([false; 4], [false; 4]), "{silent}");
+        }
+        for errors in ["error", "", "ERROR", "debug,1"] {
+            assert_eq!(said!(errors, "notify"), [true, false, false, false], "{errors}");
+            assert_eq!(said!(errors, "relay"), [true, false, false, false], "{errors}");
+        }
+        assert_eq!(said!("info,notify=debug,h2=info", "notify"), [true, true, true, true]);
+        assert_eq!(said!("info,notify=debug,h2=info", "h2"), [true, true, true, false]);
     }
 }
