@@ -136,3 +136,52 @@ impl AsyncWrite for Stream {
         each!(self, s => Pin::new(s).poll_shutdown(cx))
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// Sizes of the writes that take these pieces away, each write all that is left of them.
+    async fn writes(stream: &mut Stream, pieces: &[&[u8]]) -> Vec<usize> {
+        let mut left: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+        let mut left = &mut left[..];
+        let mut sizes = Vec::new();
+        while !left.is_empty() {
+            let written = stream.write_vectored(left).await.unwrap();
+            sizes.push(written);
+            IoSlice::advance_slices(&mut left, written);
+        }
+        sizes
+    }
+
+    #[tokio::test]
+    async fn no_write_towards_a_vsock_is_over_its_limit_and_every_byte_arrives() {
+        let long: Vec<u8> = (0..50_000_u32).map(|at| (at % 251) as u8).collect();
+        let pieces: [&[u8]; 6] = [&long[..9], &long, &long[..VSOCK_WRITE_MAX], &long[..16_000], &long[..400], b"end"];
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let mut stream = Stream::hybrid(near);
+        let reader = tokio::spawn(async move {
+            let mut read = Vec::new();
+            far.read_to_end(&mut read).await.unwrap();
+            read
+        });
+        let sizes = writes(&mut stream, &pieces).await;
+        let first = stream.write(&long).await.unwrap();
+        stream.write_all(&long[first..]).await.unwrap();
+        drop(stream);
+        assert!(first <= VSOCK_WRITE_MAX && sizes.iter().all(|size| *size <= VSOCK_WRITE_MAX), "{first}, {sizes:?}");
+        assert!(sizes.iter().any(|size| *size == VSOCK_WRITE_MAX), "{sizes:?}");
+        assert!(reader.await.unwrap() == [pieces.concat(), long].concat(), "bytes were lost or moved");
+    }
+
+    #[tokio::test]
+    async fn other_streams_take_as_much_as_there_is_room_for() {
+        let long = vec![7; 2 * VSOCK_WRITE_MAX];
+        let (near, _far) = UnixStream::pair().unwrap();
+        let mut stream = Stream::from(near);
+        assert!(stream.write(&long).await.unwrap() > VSOCK_WRITE_MAX);
+    }
+}
