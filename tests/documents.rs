@@ -40,6 +40,23 @@ fn sources(folder: &Path, text: &mut String) {
     }
 }
 
+/// Whether a test of this name stands in the text: a function that is told to be one, by an attribute right before it.
+fn has_test(text: &str, name: &str) -> bool {
+    text.match_indices(&format!("fn {name}(")).any(|(at, _)| {
+        let before = text[..at].lines().rev().skip(usize::from(!text[..at].ends_with('\n')));
+        let attributes = before.map(str::trim).take_while(|line| line.starts_with("#[") || line.starts_with("//"));
+        let mut attributes = attributes.filter(|line| line.starts_with("#["));
+        attributes.any(|line| line == "#[test]" || line.starts_with("#[tokio::test"))
+    })
+}
+
+#[test]
+fn a_function_is_a_test_only_if_it_says_so() {
+    let text = "#[test]\nfn plain() {}\n\nfn helper() {}\n\n/// Why.\n#[tokio::test(flavor = \"x\")]\n// And how.\n    async fn late() {}\n";
+    assert!(has_test(text, "plain") && has_test(text, "late"));
+    assert!(!has_test(text, "helper") && !has_test(text, "lain") && !has_test(text, "missing"));
+}
+
 #[test]
 fn every_promise_names_tests_that_exist() {
     let mut text = String::new();
@@ -51,7 +68,7 @@ fn every_promise_names_tests_that_exist() {
         let tests: Vec<&str> = quoted(&row[1]).collect();
         assert!(!tests.is_empty(), "no test holds: {}", row[0]);
         for test in tests {
-            assert!(text.contains(&format!("fn {test}(")), "README.md names {test}, which does not exist");
+            assert!(has_test(&text, test), "README.md names {test}, which is no test");
         }
     }
 }
