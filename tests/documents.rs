@@ -74,6 +74,44 @@ fn every_promise_names_tests_that_exist() {
 }
 
 #[test]
+fn the_quick_start_makes_the_folders_that_the_engine_needs() {
+    let readme = readme();
+    let start = readme.split("## Quick start\n").nth(1).and_then(|rest| rest.split("```").nth(1)).expect("commands");
+    let config = fs::read_to_string(root().join("config/e3.yaml")).expect("config/e3.yaml");
+    let code = config.lines().map(|line| line.split('#').next().unwrap_or_default());
+    let mut folders = BTreeSet::new();
+    for word in code.flat_map(|line| line.split(|c: char| !c.is_ascii_alphanumeric() && !"/._-".contains(c))) {
+        let path = Path::new(word.trim_start_matches("//").trim_start_matches(':'));
+        folders.extend(path.parent().filter(|_| path.is_absolute()).map(Path::to_path_buf));
+    }
+    assert_eq!(folders.len(), 2, "{folders:?}");
+    let made = start.lines().find(|line| line.contains("install -d ")).expect("folders are made");
+    for folder in folders {
+        let name = folder.display().to_string();
+        assert!(made.split(' ').any(|word| word == name), "the quick start does not make {name}");
+    }
+}
+
+#[test]
+fn every_builder_of_images_leaves_out_the_same() {
+    let of = |name: &str| fs::read_to_string(root().join(name)).expect("a list of what is left out");
+    assert_eq!(of(".containerignore"), of(".dockerignore"));
+    assert!(of(".dockerignore").lines().any(|line| line == ".git"));
+}
+
+#[test]
+fn the_users_of_the_units_are_made() {
+    let made = fs::read_to_string(root().join("config/deploy/sysusers.d/e3.conf")).expect("sysusers");
+    for unit in
+        ["config/deploy/systemd/e3.service", "config/deploy/systemd/relay.service", "e3-enclave/image/e3-host.service"]
+    {
+        let text = fs::read_to_string(root().join(unit)).expect("a unit");
+        let user = text.lines().find_map(|line| line.strip_prefix("User=")).expect("a user of its own");
+        assert!(made.lines().any(|line| line.starts_with(&format!("u {user} "))), "{unit}: nobody makes {user}");
+    }
+}
+
+#[test]
 fn every_metric_is_documented() {
     let metrics = fs::read_to_string(root().join("relay/src/metrics.rs")).expect("metrics.rs");
     let metrics = metrics.split("#[cfg(test)]").next().unwrap_or_default();

@@ -72,7 +72,7 @@ pub struct Engine {
     pub key: Option<At<String>>,
     /// Public id of the one keyring that is accepted, 32 hexadecimal digits; any when absent.
     pub keyring: Option<At<String>>,
-    /// File in which the highest keyring epoch and policy version are kept; beside the rules file when absent.
+    /// File in which the highest keyring epoch and policy version are kept, which the relay must be able to write; `engine-seen` beside the rules file when absent.
     pub seen: Option<At<String>>,
     /// Accepts an engine that proves nothing. Never in production.
     #[serde(default)]

@@ -33,7 +33,7 @@ pub enum AttestedError {
         fault: CertificateFault,
     },
     /// The file of what was seen.
-    #[error("{} must be readable and writable, so that an old keyring is found out after a restart too: {source}", path.display())]
+    #[error("{} must be readable and writable, so that an old keyring is found out after a restart too: {source}; `engine.seen` names another place", path.display())]
     Seen {
         /// Which.
         path: PathBuf,
