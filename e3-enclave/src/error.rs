@@ -3,7 +3,7 @@
 use crate::keyring::{KeyringFault, RotateError, UnlockError};
 use crate::operator::OperatorError;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Every way in which a command of `e3` fails.
 #[derive(Debug, thiserror::Error)]
@@ -21,12 +21,18 @@ pub enum Error {
         source: io::Error,
     },
     /// A file cannot be written, locked or replaced.
-    #[error("{}: cannot be written: {source}", path.display())]
+    #[error("{}: cannot be written: {source}{}", path.display(), advice(path, source, "0700"))]
     Write {
         /// Which.
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// There is no root key or no keyring where the configuration says.
+    #[error("{}: is not there; `e3 keys init` makes the keyring, and the root key file with it", path.display())]
+    NoKeys {
+        /// Which file.
+        path: PathBuf,
     },
     /// A keyring or root key that is no plain file, or far too large.
     #[error("{}: is not a plain file of a sensible size", path.display())]
@@ -157,7 +163,7 @@ pub enum Error {
     #[error("the operating system gave no random numbers")]
     Entropy,
     /// The audit file cannot be opened at start.
-    #[error("{}: the audit sink cannot be opened: {source}", path.display())]
+    #[error("{}: the audit sink cannot be opened: {source}{}", path.display(), advice(path, source, "0700"))]
     Audit {
         /// Which.
         path: PathBuf,
@@ -165,7 +171,7 @@ pub enum Error {
         source: io::Error,
     },
     /// An endpoint cannot be listened on.
-    #[error("{endpoint}: cannot listen: {source}")]
+    #[error("{endpoint}: cannot listen: {source}{}", socket_advice(endpoint, source))]
     Listen {
         /// Which.
         endpoint: e3_link::Endpoint,
@@ -180,6 +186,29 @@ pub enum Error {
     Runtime(io::Error),
 }
 
+/// What to do where a file cannot be made because of its folder. The folder is for the user that e3 runs as: files of another one are refused.
+fn advice(path: &Path, source: &io::Error, mode: &str) -> String {
+    let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) else { return String::new() };
+    match source.kind() {
+        io::ErrorKind::NotFound if !folder.is_dir() => format!(
+            "; its folder is missing: make it with `install -d -m {mode} -o USER {}`, USER being the one that e3 runs as",
+            folder.display()
+        ),
+        io::ErrorKind::PermissionDenied => {
+            format!("; the folder {} must belong to the user that e3 runs as, mode {mode}", folder.display())
+        }
+        _ => String::new(),
+    }
+}
+
+/// The same for a socket, which its group may reach.
+fn socket_advice(endpoint: &e3_link::Endpoint, source: &io::Error) -> String {
+    match endpoint {
+        e3_link::Endpoint::Unix(path) | e3_link::Endpoint::Hybrid { path, .. } => advice(path, source, "0750"),
+        e3_link::Endpoint::Vsock { .. } | e3_link::Endpoint::Tcp(_) => String::new(),
+    }
+}
+
 impl From<OperatorError> for Error {
     fn from(error: OperatorError) -> Self {
         Self::Operator(Box::new(error))
@@ -187,7 +216,7 @@ impl From<OperatorError> for Error {
 }
 
 impl Error {
-    /// The exit code of a command that ends with this error: 1 at run time, 2 configuration, 3 keys refused; 4 to 7 are
+    /// The exit code of a command that ends with this error: 1 at run time, 2 configuration, 3 keys refused, 7 none yet; 4 to 7 are
     /// those of [`UnlockError::exit_code`].
     #[must_use]
     pub fn exit_code(&self) -> u8 {
@@ -196,6 +225,7 @@ impl Error {
             Self::Unlock(e) => e.exit_code(),
             Self::Operator(e) => e.exit_code(),
             Self::Host { .. } => 4,
+            Self::NoKeys { .. } => 7,
             Self::OpenToOthers { .. }
             | Self::NotOwned { .. }
             | Self::NotAFile { .. }

@@ -366,7 +366,10 @@ fn check_upgrade_folder(socket: &Path) -> Result<(), StartError> {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    let mode = std::fs::metadata(folder).map_err(|_| fault("does not exist"))?.permissions().mode();
+    let mode = std::fs::metadata(folder)
+        .map_err(|_| fault("does not exist: make it for this user with `install -d -m 0700`"))?
+        .permissions()
+        .mode();
     if mode & 0o022 == 0 { Ok(()) } else { Err(fault("may be written by other users")) }
 }
 

@@ -6,7 +6,7 @@
 use super::SecretKey;
 #[cfg(feature = "development")]
 use {
-    super::storage::read_private,
+    super::storage::read_keys,
     crate::error::Error,
     base64ct::{Base64, Encoding},
     std::path::Path,
@@ -32,7 +32,7 @@ impl RootKey {
     /// The file cannot be read, is open to others, or holds something else.
     #[cfg(feature = "development")]
     pub fn from_file(path: &Path) -> Result<Self, Error> {
-        let text = Zeroizing::new(read_private(path)?);
+        let text = Zeroizing::new(read_keys(path)?);
         Self::parse(&text).ok_or_else(|| Error::BadRootFile { path: path.to_owned() })
     }
 

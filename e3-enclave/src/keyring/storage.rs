@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -80,7 +80,7 @@ impl Storage for FileStorage {
     }
 
     fn read(&self) -> Result<Option<Vec<u8>>, Error> {
-        read_private(&self.0).map(Some)
+        read_keys(&self.0).map(Some)
     }
 
     /// Only under the lock, so that there is nothing to compare but whether there is a file.
@@ -135,6 +135,14 @@ pub(crate) fn create_private(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let io = |source| Error::Write { path: path.to_owned(), source };
     let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path).map_err(io)?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io)
+}
+
+/// [`read_private`] for what `e3 keys init` makes.
+pub(crate) fn read_keys(path: &Path) -> Result<Vec<u8>, Error> {
+    read_private(path).map_err(|error| match error {
+        Error::Read { path, source } if source.kind() == ErrorKind::NotFound => Error::NoKeys { path },
+        error => error,
+    })
 }
 
 /// Reads a file that only its owner may read; looks at the file that was opened, not at its name.
