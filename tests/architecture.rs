@@ -61,11 +61,7 @@ const CONFINED: [(&str, &[&str], &[&str]); 10] = [
     ),
     ("e3-enclave/src", &["aes_gcm", "hkdf", "hmac", "hpke"], &["envelope", "keyring"]),
     // What KMS encrypts to the engine is opened in `kms/recipient`; the others hold public keys alone (`PUBLIC_KEYS`).
-    (
-        "e3-enclave/src",
-        &["aws_lc_rs"],
-        &["keyring", "kms/recipient", "admin", "audit/verify", "policy/signed"],
-    ),
+    ("e3-enclave/src", &["aws_lc_rs"], &["keyring", "kms/recipient", "admin", "audit/verify", "policy/signed"]),
     ("e3-enclave/src", &["aws_sdk_kms", "aws_smithy_runtime_api"], &["kms"]),
     (
         "e3-enclave/src",
@@ -208,17 +204,8 @@ fn assert_none(faults: &[String], rule: &str) {
 
 #[test]
 fn crates_import_only_downwards() {
-    let own = [
-        "json-span",
-        "e3-wire",
-        "e3-link",
-        "e3-attest",
-        "e3-yaml",
-        "relay",
-        "e3-enclave",
-        "e3-tests",
-        "e3-benches",
-    ];
+    let own =
+        ["json-span", "e3-wire", "e3-link", "e3-attest", "e3-yaml", "relay", "e3-enclave", "e3-tests", "e3-benches"];
     for (folder, _) in DIRECTIONS {
         let text = fs::read_to_string(root().join(folder).join("Cargo.toml")).expect("a manifest");
         let name = text.split("name = \"").nth(1).and_then(|rest| rest.split('"').next()).unwrap_or_default();
@@ -346,7 +333,8 @@ fn no_parsed_json_on_the_way_of_a_body() {
         let code: Vec<&str> = code(&text).map(|(_, line)| line).collect();
         for name in taken(&code.join("\n"), "serde_json") {
             // `json` is the macro, or another name for the crate; a star takes everything.
-            if matches!(name.as_str(), "Value" | "value" | "Map" | "map" | "json" | "self" | "*") || name.starts_with("to_")
+            if matches!(name.as_str(), "Value" | "value" | "Map" | "map" | "json" | "self" | "*")
+                || name.starts_with("to_")
             {
                 faults.push(format!("{file} takes {name} from serde_json"));
             }

@@ -3,13 +3,13 @@
 //! The file lies in the image, so its bytes are part of PCR0 and PCR2. It is public: whoever rebuilds with it gets the same measurements. It is read strictly, for an
 //! input that is misspelt and ignored would be a promise that nobody keeps.
 
-use crate::config::{Name, RawApp, Report, Text};
+use crate::config::{Name, RawRole, Report, Text, deterministic_rate};
 use crate::error::Error;
 use crate::keyring::unlock::Expected;
 use crate::kms::{KeyArn, KmsTarget};
-use crate::policy::Policy;
 use crate::policy::signed::Signers;
-use e3_wire::App;
+use crate::policy::{AppRules, Policy};
+use e3_wire::{App, Role};
 use serde::Deserialize;
 use serde::de::{Error as _, MapAccess, Visitor};
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,6 +37,23 @@ struct Raw {
     apps: BTreeMap<Name<App>, RawApp>,
     policy: Option<RawPolicy>,
     keyring: Option<Name<Id>>,
+}
+
+/// One app.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawApp {
+    #[serde(default)]
+    roles: BTreeMap<Name<Role>, RawRole>,
+    #[serde(default = "deterministic_rate")]
+    deterministic_rate: u32,
+}
+
+impl RawApp {
+    fn rules(self) -> AppRules {
+        let roles = self.roles.into_iter().map(|(role, raw)| (role.0, raw.rules())).collect();
+        AppRules::new(roles, self.deterministic_rate)
+    }
 }
 
 /// Who signs policies.

@@ -128,6 +128,30 @@ fn the_log_never_holds_a_value() {
 }
 
 #[test]
+fn a_folder_that_is_missing_is_named_with_the_command_that_makes_it() {
+    let setup = Setup::new();
+    let text = fs::read_to_string(setup.path("e3.yaml")).unwrap();
+    let there = |name: &str| setup.path(name).display().to_string();
+    let text = text
+        .replace("keyring: keyring", "keyring: keys/keyring")
+        .replace("file: root.key", "file: keys/root.key")
+        .replace("file: audit.jsonl", "file: log/audit.jsonl")
+        .replace(&there("e3.sock"), &there("run/e3.sock"));
+    fs::write(setup.path("e3.yaml"), text).unwrap();
+    assert!(setup.refused(&["check"], 7).contains("`e3 keys init`"), "without keys");
+    for (command, folder, mode) in [("keys init", "keys", "0700"), ("run", "log", "0700"), ("run", "run", "0750")] {
+        let command: Vec<&str> = command.split(' ').collect();
+        let said = setup.refused(&command, 1);
+        assert!(said.contains(&format!("install -d -m {mode} -o USER {}", there(folder))), "{command:?}: {said}");
+        fs::create_dir(setup.path(folder)).unwrap();
+        if folder == "keys" {
+            setup.done(&command);
+        }
+    }
+    assert!(setup.done(&["check"]).contains("good"));
+}
+
+#[test]
 fn a_plain_link_needs_development_mode() {
     let setup = Setup::new();
     let text = fs::read_to_string(setup.path("e3.yaml")).unwrap();
@@ -142,13 +166,13 @@ fn a_wrong_configuration_is_refused_with_its_place() {
     let setup = Setup::new();
     let text = fs::read_to_string(setup.path("e3.yaml")).unwrap();
     for (from, to, place, cause) in [
-        ("keyring:", "keyrings:", ":3:1", "unknown field"),
+        ("keyring:", "keyrings:", ":3:1", "unknown key"),
         ("keyring: keyring", "keyring: keyring\nkeyring: again", ":4:1", "duplicate"),
         ("card: {}", "Card: {}", ":6:", "a role is"),
         ("shop:", "Shop:", ":6:", "an app is"),
         ("unix://", "http://", ":2:", "an endpoint starts with"),
-        ("deterministic: true", "deterministic: maybe", ":6:", "maybe"),
-        ("audit: {file: audit.jsonl}", "threads: 0\naudit: {file: audit.jsonl}", ":8:", "zero"),
+        ("deterministic: true", "deterministic: maybe", ":6:", "true or false"),
+        ("audit: {file: audit.jsonl}", "threads: 0\naudit: {file: audit.jsonl}", ":8:", "out of range"),
         ("audit: {file: audit.jsonl}", "", "e3.yaml:", "audit"),
     ] {
         let changed = text.replacen(from, to, 1);
@@ -156,6 +180,51 @@ fn a_wrong_configuration_is_refused_with_its_place() {
         fs::write(setup.path("e3.yaml"), changed).unwrap();
         let said = setup.refused(&["check"], 2);
         assert!(said.contains(place) && said.contains(cause) && said.contains("hint:"), "{from} → {to}: {said}");
+    }
+}
+
+#[test]
+fn every_fault_of_the_configuration_is_told_once_in_one_run_at_its_place() {
+    let setup = Setup::new();
+    let good = fs::read_to_string(setup.path("e3.yaml")).unwrap();
+    let text = r#"development: false
+listen: ["http://x", "unix:///tmp/e3.sock"]
+socket_mode: 1000
+keyrings: keyring
+root: {file: root.key, env: KEY}
+create_apps: true
+undeclared_roles: allow
+apps: {shop: {roles: {Card: {}}, deterministic_rat: 5}}
+limits: {frame_bytes: 2048, held_bytes: 1024, frame_ms: 0}
+audit: {sinks: [{file: a}, {file: a}, {stdout: false}, {}]}
+"#;
+    fs::write(setup.path("e3.yaml"), text).unwrap();
+    let said = setup.refused(&["check"], 2);
+    let told = [
+        (":1:1: error: `keyring` is missing", ""),
+        (":2:10: error: `http://x`: an endpoint starts with", ""),
+        (":3:14: error: `1000`: permission bits are octal", ""),
+        (":4:1: error: unknown key `keyrings`", "did you mean `keyring`?"),
+        (":5:7: error: the root key has one source", "{env: E3_ROOT_KEY}"),
+        (":6:14: error: `create_apps` needs `development: true`", "`e3 keys create-app`"),
+        (":7:19: error: `allow` needs `development: true`", "declare the roles"),
+        (":8:29: error: `Card`: a role is", ""),
+        (":8:34: error: unknown key `deterministic_rat`", "did you mean `deterministic_rate`?"),
+        (":9:41: error: `held_bytes` is less than one frame", "at least `limits.frame_bytes`"),
+        (":9:57: error: 0 is out of range", ""),
+        (":10:28: error: a sink stands twice", "name each once"),
+        (":10:39: error: `stdout: false`", "leave the sink out"),
+        (":10:56: error: a sink is one place", "one of `file`"),
+    ];
+    for (fault, hint) in told {
+        assert!(said.matches(fault).count() == 1 && said.contains(hint), "{fault}: {said}");
+    }
+    assert_eq!(said.matches(": error: ").count(), told.len(), "{said}");
+    // A mode without quotes is what its digits say, and no other way to write a number.
+    for (mode, fits) in [("0660", true), ("660", true), ("\"0660\"", true), ("0o660", false), ("432.0", false)] {
+        fs::write(setup.path("e3.yaml"), format!("{good}socket_mode: {mode}\n")).unwrap();
+        let checked = setup.run(&["check"]);
+        assert_eq!(checked.status.success(), fits, "{mode}: {}", String::from_utf8_lossy(&checked.stderr));
     }
 }
 
