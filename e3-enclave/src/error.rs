@@ -13,7 +13,7 @@ pub enum Error {
     #[error("{0}")]
     Config(crate::config::Report),
     /// A file cannot be read.
-    #[error("{}: cannot be read: {source}", path.display())]
+    #[error("{}: cannot be read: {source}{}", path.display(), reading_advice(source))]
     Read {
         /// Which.
         path: PathBuf,
@@ -198,6 +198,14 @@ fn advice(path: &Path, source: &io::Error, mode: &str) -> String {
             format!("; the folder {} must belong to the user that e3 runs as, mode {mode}", folder.display())
         }
         _ => String::new(),
+    }
+}
+
+/// The same where a file cannot be read: often another user has made it.
+fn reading_advice(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => "; it and its folder must belong to the user that e3 runs as",
+        _ => "",
     }
 }
 

@@ -173,7 +173,7 @@ mod tests {
         stream.write_all(&long[first..]).await.unwrap();
         drop(stream);
         assert!(first <= VSOCK_WRITE_MAX && sizes.iter().all(|size| *size <= VSOCK_WRITE_MAX), "{first}, {sizes:?}");
-        assert!(sizes.iter().any(|size| *size == VSOCK_WRITE_MAX), "{sizes:?}");
+        assert!(sizes.contains(&VSOCK_WRITE_MAX), "{sizes:?}");
         assert!(reader.await.unwrap() == [pieces.concat(), long].concat(), "bytes were lost or moved");
     }
 
