@@ -363,7 +363,7 @@ fn what_connect_opens_is_said_without_contradiction() {
         (destination(upstream, "paths: «[]"), "no path would be open"),
         (destination(upstream, "tls_min: «\"1.1\""), "one of 1.2, 1.3"),
         (destination(upstream, "client_key: «a.key"), "other half"),
-        (destination(upstream, "client_certificate: «a.pem\nclient_key: a.key"), "cannot be read"),
+        (destination(upstream, "client_certificate: «a.pem\nclient_key: Cargo.toml"), "cannot be read"),
         (any("name: «b.example"), "the name that is verified"),
         (any("health: {}").replace("\"*", "«\"*"), "no server is known"),
         (
@@ -373,6 +373,8 @@ fn what_connect_opens_is_said_without_contradiction() {
     ] {
         one_fault(Severity::Error, &marked, cause);
     }
+    let both = check(&destination(upstream, "client_certificate: a.pem\nclient_key: a.key"));
+    assert_eq!(both.count(), (2, 0), "both files are missing, and both are told\n{both}");
     one_fault(
         Severity::Warning,
         &destination(upstream, &format!("tunnel: true\n{rule}")).replace("[{request", "[«{request"),

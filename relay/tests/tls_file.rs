@@ -91,6 +91,39 @@ fn one_fault(folder: &Path, severity: Severity, marked: &str, cause: &str) {
     assert!(faults[0].cause.contains(cause), "`{cause}` is not said of\n{marked}\n{report}");
 }
 
+/// What a reload watches: a change of any of them is taken up.
+#[test]
+fn every_file_that_the_rules_name_is_watched() {
+    let folder = files();
+    for (text, named) in [
+        (inbound("backend_ca: ca.pem").replace("http://", "https://"), &["ca.pem"][..]),
+        (inbound("tls: {certificate: a.pem, key: a.key, client_ca: ca.pem}"), &["a.key", "a.pem", "ca.pem"]),
+        (
+            format!(
+                "{}outbound:\n  - listen: 127.0.0.1:8443\n    destinations:\n      \
+                 - {{host: a.example, ca: ca.pem, client_certificate: a.pem, client_key: a.key}}\n      \
+                 - {{host: \"*.b.example\", ca: other.pem}}\n",
+                engine()
+            ),
+            &["a.key", "a.pem", "ca.pem", "other.pem"],
+        ),
+        (
+            format!(
+                "{}acme: {{directory: \"https://acme.example\", terms_agreed: true, store: acme, ca: ca.pem}}\n",
+                inbound("")
+            ),
+            &["ca.pem"],
+        ),
+    ] {
+        fs::copy(folder.path().join("ca.pem"), folder.path().join("other.pem")).unwrap();
+        let checked = config::check(&folder.path().join("relay.yaml"), &text).unwrap_or_else(|report| panic!("{report}"));
+        let mut watched: Vec<_> = checked.config.files.iter().map(|file| file.path.clone()).collect();
+        watched.sort();
+        let named: Vec<_> = named.iter().map(|name| folder.path().join(name)).collect();
+        assert_eq!(watched, named, "{text}");
+    }
+}
+
 #[test]
 fn every_fault_of_a_certificate_is_told_at_its_place() {
     let folder = files();

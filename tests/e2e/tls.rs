@@ -11,7 +11,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use e3_tests::backend::Backend;
-use e3_tests::client::{Connection, json_request};
+use e3_tests::client::{Connection, json_request, once};
 use e3_tests::engine_double::{Behaviour, EngineDouble, token_of};
 use e3_tests::stack::{Relay, folder};
 use e3_tests::{PATIENCE, eventually, port};
@@ -302,6 +302,39 @@ fn a_new_certificate_is_taken_up_while_connections_stay_and_a_bad_one_is_not() {
     assert_eq!(edge.relay.metric("e3_relay_reload_failed"), Some(0.0));
     let series = format!("e3_relay_certificate_expiry_timestamp_seconds{{side=\"inbound\",site=\"{SHOP}\"}}");
     assert!(edge.relay.metric(&series).is_some_and(|expiry| expiry > 1e9), "{}", edge.relay.metrics());
+}
+
+#[test]
+fn a_new_authority_of_a_backend_is_taken_up_by_requests_and_health_checks() {
+    // Where client certificates are asked for no session is resumed, so that every connection shows the server's anew.
+    let edge = Edge::start(&[(SHOP, ", client_ca: ../site-ca.pem, client_certificate: request")]);
+    let (front, ca) = (port::free(), edge.file("backend-ca.pem"));
+    std::fs::copy(edge.file("site-ca.pem"), &ca).unwrap();
+    let engine = EngineDouble::start(Behaviour::Honest);
+    let relay = Relay::start(
+        edge.folder.path(),
+        "front",
+        &format!(
+            "engine: {{endpoints: [\"{}\"], app: shop, development: true}}\ninbound:\n  - listen: {front}\n    hosts: [{SHOP}]\n    \
+             backend: https://{}\n    backend_name: {SHOP}\n    backend_ca: {ca}\n    \
+             limits: {{pool_idle: 0}}\n    health: {{path: /alive, interval: 100ms, unhealthy: 1, healthy: 1}}\n",
+            engine.endpoint(),
+            edge.address
+        ),
+    );
+    relay.wait_ready();
+    let status = || once(front, &json_request("POST", "/x", SHOP, "{}")).status;
+    let checks = || edge.backend.requests().iter().filter(|request| request.line().1 == "/alive").count();
+    eventually("a check", || (checks() > 0).then_some(()));
+    assert_eq!(status(), 200);
+    // The server shows a certificate of an authority that is not trusted yet: it is turned off.
+    TestCa::new().site(edge.folder.path(), SHOP);
+    eventually("a server that is turned off", || (status() == 502).then_some(()));
+    let before = checks();
+    std::fs::copy(edge.file("site-ca.pem"), &ca).unwrap();
+    eventually("an answer under the new authority", || (status() == 200).then_some(()));
+    eventually("a check under the new authority", || (checks() > before).then_some(()));
+    assert_eq!(status(), 200);
 }
 
 #[test]

@@ -232,16 +232,9 @@ impl Resolver<'_> {
         match (&raw.client_certificate, &raw.client_key) {
             (None, None) => None,
             (Some(certificate), Some(key)) => {
-                let files = [certificate, key].map(|file| (file, self.folder.join(file.get())));
-                for (at, file) in &files {
-                    if let Err(error) = std::fs::File::open(file) {
-                        let hint = format!("looked for {}", file.display());
-                        let cause = format!("the file `{}` cannot be read: {error}", at.get());
-                        self.report.error(at.place(), cause, Some(hint));
-                        return None;
-                    }
-                }
-                let [(_, certificate_file), (_, key_file)] = files;
+                let read = (self.named_file(certificate, ""), self.named_file(key, ""));
+                let (Some(_), Some(_)) = read else { return None };
+                let [certificate_file, key_file] = [certificate, key].map(|file| self.folder.join(file.get()));
                 let identity = ClientIdentity { certificate: certificate_file, key: key_file };
                 if !is_usable(&identity) {
                     let cause = "this client certificate cannot be used with its key";

@@ -19,7 +19,7 @@ use super::resolved::{
     Admin, Api, Attestation, ClientIdentity, Config, Connect, ConnectionLimits, Engine, Forwarding, HealthCheck,
     HostTable, Listener, LogFormat, MessageLimits, NamedFile, Server, Side, Site, Upstream, UpstreamTls,
 };
-use super::sites::{Rules, Shared, authorities};
+use super::sites::{Rules, Shared};
 use super::tls::Sited;
 use super::units;
 use crate::admit::proxy_protocol::Version;
@@ -451,7 +451,7 @@ impl Resolver<'_> {
     }
 
     pub(super) fn upstream(&mut self, written: &Written<'_>) -> Option<Upstream> {
-        let ca = written.ca.and_then(|ca| authorities(ca, self.folder, self.report));
+        let ca = written.ca.and_then(|ca| self.authorities(ca));
         let health = written.health.map(|h| self.health(h));
         let pool_idle = self.count(written.limits.pool_idle.as_ref(), 64, 0..=100_000);
         let pool_idle_timeout = self.time(written.limits.pool_idle_time.as_ref(), Duration::from_secs(55));
@@ -523,7 +523,7 @@ impl Resolver<'_> {
     /// An upstream whose servers are the hosts that requests ask for.
     pub(super) fn without_servers(&mut self, written: &Written<'_>) -> Upstream {
         let server_name = Box::default();
-        let ca = written.ca.and_then(|ca| authorities(ca, self.folder, self.report));
+        let ca = written.ca.and_then(|ca| self.authorities(ca));
         let (identity, only_tls13, http2) = (written.identity.clone(), written.only_tls13, written.http2);
         Upstream {
             servers: Vec::new(),

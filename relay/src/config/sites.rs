@@ -1,6 +1,5 @@
 //! One site or destination: its rules, resolved and held against each other.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use e3_wire::Role;
@@ -394,24 +393,6 @@ fn agree(a: &Verb, b: &Verb) -> bool {
         (Verb::Open { roles: a, leave: x, .. }, Verb::Open { roles: b, leave: y, .. }) => a == b && x == y,
         (a, b) => a == b,
     }
-}
-
-/// A file of certificate authorities that the rules name: it must be there, and hold some.
-pub(super) fn authorities(path: &At<String>, folder: &Path, report: &mut Report) -> Option<std::path::PathBuf> {
-    let full = folder.join(path.get());
-    match std::fs::read_to_string(&full) {
-        Ok(text) if text.contains("-----BEGIN CERTIFICATE-----") => return Some(full),
-        Ok(_) => {
-            let hint = "PEM: it has lines -----BEGIN CERTIFICATE-----";
-            let cause = format!("the file `{}` holds no certificate", path.get());
-            report.error(path.place(), cause, Some(hint.to_owned()));
-        }
-        Err(error) => {
-            let hint = format!("looked for {}", full.display());
-            report.error(path.place(), format!("the file `{}` cannot be read: {error}", path.get()), Some(hint));
-        }
-    }
-    None
 }
 
 /// Sites are shared by the entries of the host table.

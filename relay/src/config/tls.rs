@@ -18,7 +18,6 @@ use super::raw::{At, Inbound, TlsMin};
 use super::report::Place;
 use super::resolve::Resolver;
 use super::resolved::{Listener, ListenerTls, NamedFile, Upstream};
-use super::sites::authorities;
 use super::units;
 use crate::rules::host::normal_host;
 use crate::tls::acme;
@@ -139,7 +138,7 @@ impl Resolver<'_> {
             let hint = "mailto:ops@example.com";
             self.report.error(contact.place(), format!("`{}` is no contact", contact.get()), Some(hint.to_owned()));
         }
-        let ca = written.ca.as_ref().and_then(|ca| authorities(ca, self.folder, self.report));
+        let ca = written.ca.as_ref().and_then(|ca| self.authorities(ca));
         let binding = written.eab.as_ref().and_then(|binding| self.binding(binding));
         let retry = self.time(written.retry.as_ref(), Duration::from_secs(60));
         let directory = written.directory.as_ref()?;
@@ -360,6 +359,18 @@ impl Resolver<'_> {
         let subdomains = if hsts.include_subdomains { "; includeSubDomains" } else { "" };
         let preload = if preload.is_some() { "; preload" } else { "" };
         HeaderValue::from_str(&format!("max-age={}{subdomains}{preload}", age.as_secs())).ok()
+    }
+
+    /// A file of certificate authorities towards upstreams: it must be there, and hold some.
+    pub(super) fn authorities(&mut self, at: &At<String>) -> Option<PathBuf> {
+        let bytes = self.named_file(at, "")?;
+        if memchr::memmem::find(&bytes, b"-----BEGIN CERTIFICATE-----").is_some() {
+            return Some(self.folder.join(at.get()));
+        }
+        let hint = "PEM: it has lines -----BEGIN CERTIFICATE-----";
+        let cause = format!("the file `{}` holds no certificate", at.get());
+        self.report.error(at.place(), cause, Some(hint.to_owned()));
+        None
     }
 
     /// The bytes of a file that the rules name. A later change of it reloads the rules.

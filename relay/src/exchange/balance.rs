@@ -18,6 +18,7 @@ use pingora_load_balancing::selection::RoundRobin;
 use pingora_load_balancing::{Backend, Backends, LoadBalancer};
 use tokio::time::Instant;
 
+use super::pool::PoolKey;
 use super::resolver::{LookUpError, Resolver};
 use super::stream::UpBody;
 use super::up::{self, Target};
@@ -43,6 +44,9 @@ pub struct Balance {
     health: Option<HealthCheck>,
     servers: Vec<Server>,
     tls: Option<UpstreamTls>,
+    /// What the servers' connections are, the bytes of the certificates' files included; checks dial as requests do.
+    key: PoolKey,
+    http2: bool,
     egress: Option<Egress>,
     proxy_protocol: Option<Version>,
     /// Whether some address was refused.
@@ -112,6 +116,8 @@ impl Balance {
             health: health.clone(),
             servers,
             tls,
+            key: target.key,
+            http2: target.http2,
             egress,
             proxy_protocol,
             refused,
@@ -144,6 +150,8 @@ impl Balance {
             health: None,
             servers: Vec::new(),
             tls: None,
+            key: PoolKey::fresh(),
+            http2: upstream.http2,
             egress: upstream.egress.clone(),
             proxy_protocol: None,
             refused: Arc::default(),
@@ -179,9 +187,11 @@ impl Balance {
 
     /// Whether this is what [`Balance::new`] would make, so that a reload can keep what is known about the servers' health.
     #[must_use]
-    pub fn fits(&self, upstream: &Upstream, host: &str) -> bool {
+    pub fn fits(&self, upstream: &Upstream, target: &Target, host: &str) -> bool {
         self.servers == upstream.servers
             && self.tls == upstream.tls
+            && self.key == target.key
+            && self.http2 == target.http2
             && self.egress == upstream.egress
             && self.health == upstream.health
             && self.proxy_protocol == upstream.proxy_protocol
@@ -369,11 +379,10 @@ impl Tending {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exchange::pool::PoolKey;
     use crate::outbound::egress::Network;
 
-    fn balance(host: &str, egress: Egress) -> Balance {
-        let upstream = Upstream {
+    fn upstream(host: &str, egress: Egress) -> Upstream {
+        Upstream {
             servers: vec![Server { host: host.into(), port: 9 }],
             tls: None,
             host: None,
@@ -384,16 +393,40 @@ mod tests {
             proxy_protocol: None,
             pool_idle: 0,
             pool_idle_timeout: Duration::ZERO,
-        };
-        let target = Target {
+        }
+    }
+
+    fn target() -> Target {
+        Target {
             key: PoolKey::intern("a", None),
             tls: None,
             http2: false,
             proxy_protocol: None,
             idle_max: 0,
             idle_time: Duration::ZERO,
-        };
-        Balance::new(&upstream, &target, host)
+        }
+    }
+
+    fn balance(host: &str, egress: Egress) -> Balance {
+        Balance::new(&upstream(host, egress), &target(), host)
+    }
+
+    #[test]
+    fn what_is_known_of_servers_is_kept_for_the_same_connections_alone() {
+        let mut upstream = upstream("127.0.0.1", Egress::default());
+        upstream.health = Some(HealthCheck {
+            path: None,
+            interval: Duration::from_secs(1),
+            timeout: Duration::from_secs(1),
+            unhealthy: 1,
+            healthy: 1,
+        });
+        let known = Balance::new(&upstream, &target(), "a");
+        assert!(known.fits(&upstream, &target(), "a"));
+        // Another protocol, or authorities or a client certificate whose bytes are others: checks would go on with the old ones.
+        assert!(!known.fits(&upstream, &Target { http2: true, ..target() }, "a"));
+        assert!(!known.fits(&upstream, &Target { key: PoolKey::fresh(), ..target() }, "a"));
+        assert!(!known.fits(&upstream, &target(), "b"));
     }
 
     #[test]
