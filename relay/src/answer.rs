@@ -235,7 +235,7 @@ fn path(fault: PathFault) -> Cause {
     let (code, title) = match fault {
         PathFault::EncodedDelimiter => ("path/encoded-delimiter", "The path has an encoded slash, backslash or NUL."),
         PathFault::Backslash => ("path/backslash", "The path has a backslash."),
-        PathFault::DotSegment => ("path/dot-segment", "The path has a dot segment."),
+        PathFault::DotSegment => ("path/dot-segment", "The path has a segment of dots and blanks alone."),
         PathFault::EmptySegment => ("path/empty-segment", "The path has an empty segment."),
         PathFault::Parameter => ("path/parameter", "The path has a semicolon parameter."),
         PathFault::Escape => ("path/escape", "The path has an invalid escape."),

@@ -137,7 +137,7 @@ pub enum PathFault {
     EncodedDelimiter,
     /// A backslash.
     Backslash,
-    /// A `.` or `..` segment, also encoded.
+    /// A `.` or `..` segment, or one of other dots and blanks alone, also encoded.
     DotSegment,
     /// `//`.
     EmptySegment,

@@ -293,7 +293,8 @@ impl SiteState {
         let host =
             upstream.host.as_deref().or(named).or(upstream.servers.first().map(|s| &*s.host)).unwrap_or_default();
         // What is known about the servers outlives a reload that leaves them alone.
-        let known = previous.into_iter().flat_map(State::balances).find(|balance| balance.fits(upstream, &target, host));
+        let known =
+            previous.into_iter().flat_map(State::balances).find(|balance| balance.fits(upstream, &target, host));
         let balance = known.unwrap_or_else(|| Arc::new(Balance::new(upstream, &target, host)));
         let asked = match &upstream.tls {
             Some(trust) if upstream.is_asked() => {

@@ -63,10 +63,13 @@ fn a_path_has_one_reading_or_none() {
         ("/%E2%82%AC", "/€"),
         ("/%e2%82%ac/", "/€"),
         ("/a%20b", "/a b"),
-        ("/a.b/..c/.d/...", "/a.b/..c/.d/..."),
+        ("/a.b/..c/.d", "/a.b/..c/.d"),
         ("/a%2eb", "/a.b"),
         ("/..a", "/..a"),
-        ("/%2e%2e%2e", "/..."),
+        ("/a./b", "/a/b"),
+        ("/a../b.", "/a/b"),
+        ("/a%20", "/a"),
+        ("/a%2e%20./b%e3%80%80", "/a/b"),
         ("/a:b@c!$&'()*+,=~-_", "/a:b@c!$&'()*+,=~-_"),
         ("/%2a", "/*"),
         ("/a%3fb", "/a?b"),
@@ -103,6 +106,11 @@ fn a_path_has_one_reading_or_none() {
         ("/v1/.%2e/orders", DotSegment),
         ("/v1/%2e./orders", DotSegment),
         ("/v1/orders/%2e%2E", DotSegment),
+        ("/v1/...", DotSegment),
+        ("/v1/%2e%2e%2e/orders", DotSegment),
+        ("/v1/%20", DotSegment),
+        ("/v1/.%20./orders", DotSegment),
+        ("/v1/%c2%a0/orders", DotSegment),
         ("/v1%2forders", EncodedDelimiter),
         ("/v1%2Forders", EncodedDelimiter),
         ("/%2fv1", EncodedDelimiter),
@@ -155,10 +163,21 @@ fn patterns_match_whole_segments() {
     let cases: &[(&str, &[&str], &[&str])] = &[
         (
             "/v1/orders",
-            &["/v1/orders", "/v1/orders/", "/v1/%6frders"],
+            &[
+                "/v1/orders",
+                "/v1/orders/",
+                "/v1/%6frders",
+                "/v1/orders.",
+                "/v1/orders%20",
+                "/v1./orders%20.",
+                "/v1/orders./",
+            ],
             &["/v1", "/v1/orders/1", "/v1/ordersx", "/V1/orders", "/"],
         ),
         ("/v1/orders/", &["/v1/orders", "/v1/orders/"], &["/v1"]),
+        ("/v1/orders.%20", &["/v1/orders", "/v1/orders."], &["/v1", "/v1/order"]),
+        ("/f*.", &["/f", "/f1", "/f1."], &["/g"]),
+        ("/f.*", &["/f.", "/f.a", "/f.a."], &["/f", "/fa"]),
         ("/v1/orders/**", &["/v1/orders", "/v1/orders/1", "/v1/orders/1/2"], &["/v1", "/v1/orders2", "/"]),
         ("/v1/*/items", &["/v1/a/items", "/v1/a/items/"], &["/v1/items", "/v1/a/b/items"]),
         ("/**/items", &["/items", "/a/items", "/a/items/b/items"], &["/items/a", "/"]),
@@ -192,6 +211,8 @@ fn patterns_match_whole_segments() {
         ("/a**", GlobError::DoubleStar),
         ("/a/***", GlobError::DoubleStar),
         ("/a/../b", GlobError::Unreachable),
+        ("/a/.../b", GlobError::Unreachable),
+        ("/a/ ", GlobError::Unreachable),
         ("/a/%2e/b", GlobError::Unreachable),
         ("/a//b", GlobError::Unreachable),
         ("//", GlobError::Unreachable),
@@ -224,6 +245,21 @@ fn patterns_that_share_a_path_are_known() {
         let (one, other) = (PathGlob::new(a, false).unwrap(), PathGlob::new(b, false).unwrap());
         assert_eq!(one.can_meet(&other), shared, "{a} {b}");
         assert_eq!(other.can_meet(&one), shared, "{b} {a}");
+    }
+    for (wide, narrow, covers) in [
+        ("/v1/**", "/v1/orders/*", true),
+        ("/**", "/a/**/b", true),
+        ("/v1/*", "/v1/orders", true),
+        ("/v1/o*", "/v1/orders", true),
+        ("/v1/orders", "/v1/orders.", true),
+        ("/v1/orders", "/v1/*", false),
+        ("/v1/*", "/v1/**", false),
+        ("/v1/**", "/**", false),
+        ("/v1/**/x", "/v1/**", false),
+        ("/v1/**/x", "/v1/a/**/x", true),
+    ] {
+        let (one, other) = (PathGlob::new(wide, false).unwrap(), PathGlob::new(narrow, false).unwrap());
+        assert_eq!(one.covers(&other), covers, "{wide} {narrow}");
     }
     // Quadratic, not exponential.
     let many = "/**/a".repeat(200);
@@ -290,6 +326,8 @@ fn no_spelling_of_a_path_gets_round_a_rule() {
     let site = orders("unruled: pass");
     for target in
         ["/v1/orders", "/v1/orders/", "/v1/orders/7", "/v1/%6frders/7", "/%76%31/orders", "/v1/orders?x=/../y"]
+            .into_iter()
+            .chain(["/v1/orders.", "/v1/orders%20", "/v1./orders..%20/7"])
     {
         assert_eq!(ruled(&site, "POST", target, &[]), Ok(true), "{target}");
     }
@@ -304,6 +342,8 @@ fn no_spelling_of_a_path_gets_round_a_rule() {
         "/v1/%2e%2e/orders",
         "/v1/orders%00",
         "/v1/%",
+        "/v1/.../orders",
+        "/v1/%20/orders",
     ] {
         assert!(matches!(ruled(&site, "POST", target, &[]), Err(Failure::Path(_))), "{target}");
     }
@@ -330,6 +370,9 @@ fn no_other_method_hides_in_a_request() {
         "X_HTTP_Method_Override",
         "x-http_method-override",
         "X_Method_Override",
+        "X-Override-Method",
+        "X-Method",
+        "X-HTTP-Verb",
     ] {
         assert_eq!(ruled(&site, "GET", "/v1/orders", &[(name, "POST")]), Err(Failure::MethodOverride), "{name}");
     }
@@ -347,6 +390,8 @@ fn no_other_method_hides_in_a_request() {
         "[method=POST",
         "_method%00x=POST",
         "_method[]=POST",
+        "X-HTTP-Method-Override=POST",
+        "a=1&x-http-method%2doverride=POST",
     ] {
         let target = format!("/v1/orders?{query}");
         assert_eq!(ruled(&site, "GET", &target, &[]), Err(Failure::MethodOverride), "{query}");
@@ -368,7 +413,16 @@ fn site_of_every_method() -> std::sync::Arc<Site> {
 #[test]
 fn no_other_path_hides_in_a_header() {
     let site = orders("unruled: pass");
-    for name in ["X-Original-URL", "x-rewrite-url", "X_Original_URL"] {
+    for name in [
+        "X-Original-URL",
+        "x-rewrite-url",
+        "X_Original_URL",
+        "X-Original-Uri",
+        "X-Rewrite-Uri",
+        "X-Override-Url",
+        "x-override-uri",
+        "X-HTTP-Path-Override",
+    ] {
         let refused = ruled(&site, "POST", "/public", &[(name, "/v1/orders")]);
         assert_eq!(refused, Err(Failure::PathOverride), "{name}");
         assert_eq!(ruled(&site, "POST", "/public?a", &[(name, "/public?a")]), Ok(false), "{name} says what is true");

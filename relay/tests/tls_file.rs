@@ -116,7 +116,8 @@ fn every_file_that_the_rules_name_is_watched() {
         ),
     ] {
         fs::copy(folder.path().join("ca.pem"), folder.path().join("other.pem")).unwrap();
-        let checked = config::check(&folder.path().join("relay.yaml"), &text).unwrap_or_else(|report| panic!("{report}"));
+        let checked =
+            config::check(&folder.path().join("relay.yaml"), &text).unwrap_or_else(|report| panic!("{report}"));
         let mut watched: Vec<_> = checked.config.files.iter().map(|file| file.path.clone()).collect();
         watched.sort();
         let named: Vec<_> = named.iter().map(|name| folder.path().join(name)).collect();

@@ -5,11 +5,28 @@ use http::request::Parts;
 
 use crate::Failure;
 
+/// The one that most frameworks know; some read a query parameter of this name, too.
+const METHOD_OVERRIDE: &str = "x-http-method-override";
+
 /// Headers by which frameworks let a client replace the method, also with `_` for `-`.
-const METHOD_HEADERS: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
+const METHOD_HEADERS: [&str; 6] =
+    [METHOD_OVERRIDE, "x-http-method", "x-method-override", "x-override-method", "x-method", "x-http-verb"];
 
 /// Headers by which some servers let a client replace the path, also with `_` for `-`.
-const PATH_HEADERS: [&str; 2] = ["x-original-url", "x-rewrite-url"];
+const PATH_HEADERS: [&str; 7] = [
+    "x-original-url",
+    "x-original-uri",
+    "x-rewrite-url",
+    "x-rewrite-uri",
+    "x-override-url",
+    "x-override-uri",
+    "x-http-path-override",
+];
+
+/// Whether a site with rules refuses every request with a header of this name, in any case: it would replace the method.
+pub(crate) fn replaces_method(name: &str) -> bool {
+    METHOD_HEADERS.iter().any(|header| same_name(name, header))
+}
 
 /// Refuses a request to a site with rules when another method or path hides in it. `ruled` are the methods of each rule, none
 /// for all.
@@ -20,7 +37,7 @@ pub(super) fn refuse<'a>(head: &Parts, ruled: impl Iterator<Item = &'a [Method]>
         if !name.starts_with('x') {
             continue;
         }
-        if METHOD_HEADERS.iter().any(|o| same_name(name, o)) {
+        if replaces_method(name) {
             return Err(Failure::MethodOverride);
         }
         // A proxy in front of us may say there what is true anyway.
@@ -36,7 +53,8 @@ pub(super) fn refuse<'a>(head: &Parts, ruled: impl Iterator<Item = &'a [Method]>
 }
 
 fn same_name(name: &str, pattern: &str) -> bool {
-    name.len() == pattern.len() && name.bytes().zip(pattern.bytes()).all(|(a, b)| a == b || (a == b'_' && b == b'-'))
+    name.len() == pattern.len()
+        && name.bytes().zip(pattern.bytes()).all(|(a, b)| a.to_ascii_lowercase() == b || (a == b'_' && b == b'-'))
 }
 
 /// Methods are case-sensitive; a backend that is not must not see a ruled method in another case.
@@ -52,7 +70,7 @@ fn is_other_case<'a>(method: &str, mut ruled: impl Iterator<Item = &'a [Method]>
     })
 }
 
-/// `_method=…`, however it is spelled: percent-encoded, in other case, or in one of the ways that PHP turns into it (blanks in
+/// `_method=…` or `X-HTTP-Method-Override=…`, however it is spelled: percent-encoded, in other case, or in one of the ways that PHP turns into it (blanks in
 /// front dropped, `.`, blank and `[` read as `_`, cut off at NUL).
 fn is_override_parameter(pair: &str) -> bool {
     let name = pair.split('=').next().unwrap_or_default();
@@ -62,6 +80,9 @@ fn is_override_parameter(pair: &str) -> bool {
     }
     let decoded = percent_decoded(name);
     let text = decoded.split(|b| *b == 0).next().unwrap_or_default().trim_ascii();
+    if std::str::from_utf8(text).is_ok_and(|name| same_name(name, METHOD_OVERRIDE)) {
+        return true;
+    }
     match text {
         [b'_' | b'.' | b'[', rest @ ..] => {
             let rest = rest.strip_suffix(b"[]").unwrap_or(rest);

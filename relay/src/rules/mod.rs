@@ -1,7 +1,7 @@
 //! Which rules a request meets, and what they plan for its bodies.
 
 pub mod action;
-mod evasion;
+pub(crate) mod evasion;
 pub mod glob;
 pub mod host;
 pub mod media;

@@ -2,7 +2,11 @@
 //!
 //! A path that two programs could read differently is refused; what is left is compared segment by segment, percent-decoded
 //! once (RFC 3986 §6.2.2). One slash at the end is overlooked, as most backends do: `/v1/orders/` meets the rules of
-//! `/v1/orders`. What is forwarded is always the client's own spelling.
+//! `/v1/orders`. Blanks and dots at the end of a segment are overlooked, as some hosts do: `/v1/orders.` and `/v1/orders%20`
+//! meet them too; a segment of nothing else is refused. What is forwarded is always the client's own spelling.
+//!
+//! Letters match in either case only where a site says `fold_case: true`, and a suffix is part of its segment: for backends that
+//! route `/v1/orders.json` as `/v1/orders`, rules name both.
 
 use std::borrow::Cow;
 
@@ -10,11 +14,23 @@ use super::glob::{TextGlob, fold};
 use crate::error::PathFault;
 
 /// A path with one reading: its segments decoded, joined by `/`, none of which a segment can hold.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct NormalPath<'a> {
+    /// Without blanks and dots at the end of segments.
     text: Cow<'a, str>,
+    /// With them, where there are some.
+    whole: Option<Box<str>>,
     folded: bool,
 }
+
+/// Two spellings of one path are equal.
+impl PartialEq for NormalPath<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.text, self.folded) == (&other.text, other.folded)
+    }
+}
+
+impl Eq for NormalPath<'_> {}
 
 impl<'a> NormalPath<'a> {
     /// Reads a path, query excluded. `*` (of `OPTIONS *`) has no segments. A path without escapes is borrowed.
@@ -22,13 +38,16 @@ impl<'a> NormalPath<'a> {
     /// # Errors
     /// The path has more than one reading.
     pub fn read(path: &'a str) -> Result<Self, PathFault> {
+        let borrowed = |text| Self { text: Cow::Borrowed(text), whole: None, folded: false };
         if path == "*" {
-            return Ok(Self { text: Cow::Borrowed(""), folded: false });
+            return Ok(borrowed(""));
         }
         let rest = path.strip_prefix('/').ok_or(PathFault::Malformed)?;
         // One look over the bytes: ordinary paths need no other.
-        let mut escaped = false;
+        let (mut escaped, mut dotted, mut last) = (false, false, b'/');
         for b in rest.bytes() {
+            dotted |= last == b'.' && b == b'/';
+            last = b;
             match b {
                 b'\\' => return Err(PathFault::Backslash),
                 b';' => return Err(PathFault::Parameter),
@@ -42,31 +61,34 @@ impl<'a> NormalPath<'a> {
         let rest = match rest.strip_suffix('/') {
             Some("") => return Err(PathFault::EmptySegment),
             Some(rest) => rest,
-            None if rest.is_empty() => return Ok(Self { text: Cow::Borrowed(""), folded: false }),
+            None if rest.is_empty() => return Ok(borrowed("")),
             None => rest,
         };
-        if !escaped {
-            rest.as_bytes().split(|b| *b == b'/').try_for_each(check_segment)?;
-            return Ok(Self { text: Cow::Borrowed(rest), folded: false });
+        if !escaped && !dotted && last != b'.' {
+            rest.split('/').try_for_each(|segment| trimmed(segment).map(drop))?;
+            return Ok(borrowed(rest));
         }
-        let mut text = String::with_capacity(rest.len());
+        let (mut text, mut whole) = (String::with_capacity(rest.len()), String::with_capacity(rest.len()));
         for (n, segment) in rest.split('/').enumerate() {
             let decoded = decode(segment)?;
-            check_segment(decoded.as_bytes())?;
             if n > 0 {
                 text.push('/');
+                whole.push('/');
             }
-            text.push_str(&decoded);
+            text.push_str(trimmed(&decoded)?);
+            whole.push_str(&decoded);
         }
-        Ok(Self { text: Cow::Owned(text), folded: false })
+        let whole = (whole != text).then(|| whole.into());
+        Ok(Self { text: Cow::Owned(text), whole, folded: false })
     }
 
     /// The same path in folded case, for sites with `fold_case: true`.
     #[must_use]
     pub fn folded(self) -> Self {
+        let whole = self.whole.as_deref().map(|whole| fold(whole).into());
         match fold(&self.text) {
-            Cow::Borrowed(_) => Self { folded: true, ..self },
-            Cow::Owned(text) => Self { text: Cow::Owned(text), folded: true },
+            Cow::Borrowed(_) => Self { whole, folded: true, ..self },
+            Cow::Owned(text) => Self { text: Cow::Owned(text), whole, folded: true },
         }
     }
 
@@ -77,11 +99,12 @@ impl<'a> NormalPath<'a> {
     }
 }
 
-fn check_segment(segment: &[u8]) -> Result<(), PathFault> {
-    match segment {
-        b"" => Err(PathFault::EmptySegment),
-        b"." | b".." => Err(PathFault::DotSegment),
-        _ => Ok(()),
+/// A segment without the blanks and dots at its end, which some hosts drop.
+fn trimmed(segment: &str) -> Result<&str, PathFault> {
+    match segment.trim_end_matches(|c: char| c == '.' || c.is_whitespace()) {
+        "" if segment.is_empty() => Err(PathFault::EmptySegment),
+        "" => Err(PathFault::DotSegment),
+        rest => Ok(rest),
     }
 }
 
@@ -188,14 +211,14 @@ pub enum GlobError {
     Query,
     /// A path that never occurs: the normalisation refuses it.
     #[error(
-        "no request ever has this path: dot segments, empty segments, ;, \\ and encoded slashes are refused with 400"
+        "no request ever has this path: segments of dots and blanks, empty segments, ;, \\ and encoded slashes are refused with 400"
     )]
     Unreachable,
 }
 
 impl PathGlob {
-    /// Compiles a pattern; with `fold` letters match in either case. Escapes mean what they mean in a path: `%2a` is a star that
-    /// stands for itself.
+    /// Compiles a pattern; with `fold` letters match in either case. Escapes, and blanks and dots at the end of a segment, mean what
+    /// they mean in a path: `%2a` is a star that stands for itself.
     ///
     /// # Errors
     /// The pattern is malformed, or matches nothing that can occur.
@@ -238,15 +261,25 @@ impl PathGlob {
         &self.source
     }
 
-    /// Whether the path meets the pattern. Time is the product of their lengths at worst.
+    /// Whether the path meets the pattern, with or without the blanks and dots at the end of its segments. Time is the product of their lengths at worst.
     #[must_use]
     pub fn matches(&self, path: &NormalPath<'_>) -> bool {
+        self.has(&path.text, path.folded) || path.whole.as_deref().is_some_and(|whole| self.has(whole, path.folded))
+    }
+
+    /// The same, however the path is read: for what opens something.
+    #[must_use]
+    pub fn matches_surely(&self, path: &NormalPath<'_>) -> bool {
+        self.has(&path.text, path.folded) && path.whole.as_deref().is_none_or(|whole| self.has(whole, path.folded))
+    }
+
+    fn has(&self, text: &str, folded: bool) -> bool {
         let again;
-        let text: &str = if self.fold && !path.folded {
-            again = fold(&path.text);
+        let text: &str = if self.fold && !folded {
+            again = fold(text);
             &again
         } else {
-            &path.text
+            text
         };
         let Some(rest) = text.strip_prefix(&*self.start) else { return false };
         // What follows the start must be at the border of a segment.
@@ -262,15 +295,38 @@ impl PathGlob {
         }
     }
 
+    /// All segments, those of the start included.
+    fn segments(&self, fold_it: bool) -> Vec<Part> {
+        let fixed = Segments::of(&self.start).map(|s| Part::One(TextGlob::of_pieces(vec![s.into()])));
+        fixed.chain(self.parts.iter().cloned()).map(|p| if fold_it { p.folded() } else { p }).collect()
+    }
+
+    /// Whether every path of the other pattern meets this one. `false` where that would take more than a look at their segments one by one.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        let fold = self.fold || other.fold;
+        let (a, b) = (self.segments(fold), other.segments(fold));
+        // covered[j]: whether what is left of `a` takes all of `b[j..]`; filled from the ends.
+        let mut covered: Vec<bool> = (0..=b.len()).map(|j| j == b.len()).collect();
+        for part in a.iter().rev() {
+            let next = std::mem::replace(&mut covered, vec![false; b.len() + 1]);
+            for j in (0..=b.len()).rev() {
+                covered[j] = match (part, b.get(j)) {
+                    (Part::Any, None) => next[j],
+                    (Part::Any, Some(_)) => next[j] || covered[j + 1],
+                    (Part::One(x), Some(Part::One(y))) => is_wider(x, y) && next[j + 1],
+                    (Part::One(_), _) => false,
+                };
+            }
+        }
+        covered[0]
+    }
+
     /// Whether some path meets both patterns.
     #[must_use]
     pub fn can_meet(&self, other: &Self) -> bool {
-        let parts = |glob: &Self, fold_it: bool| -> Vec<Part> {
-            let fixed = Segments::of(&glob.start).map(|s| Part::One(TextGlob::of_pieces(vec![s.into()])));
-            fixed.chain(glob.parts.iter().cloned()).map(|p| if fold_it { p.folded() } else { p }).collect()
-        };
         let fold = self.fold || other.fold;
-        let (a, b) = (parts(self, fold), parts(other, fold));
+        let (a, b) = (self.segments(fold), other.segments(fold));
         // meet[j]: whether what is left of `a` and `b[j..]` share a path; filled from the ends.
         let only_any = |parts: &[Part]| parts.iter().all(|p| *p == Part::Any);
         let mut meet: Vec<bool> = (0..=b.len()).map(|j| only_any(&b[j..])).collect();
@@ -288,6 +344,11 @@ impl PathGlob {
         }
         meet[0]
     }
+}
+
+/// Whether every text of the second pattern meets the first, as far as can be told at a glance.
+fn is_wider(wide: &TextGlob, narrow: &TextGlob) -> bool {
+    wide == narrow || *wide == TextGlob::new("*") || narrow.literal().is_some_and(|text| wide.matches(text))
 }
 
 /// The classic two-pointer match: on a mismatch, the last `**` takes one segment more.
@@ -333,11 +394,18 @@ impl Part {
         }
         let pieces = segment.split('*').map(decode).collect::<Result<Vec<_>, _>>();
         let pieces = pieces.map_err(|_| GlobError::Unreachable)?;
-        if let [only] = &*pieces {
-            check_segment(only.as_bytes()).map_err(|_| GlobError::Unreachable)?;
-        }
-        let piece = |text: &Cow<'_, str>| if fold_it { fold(text).into() } else { Box::from(&**text) };
-        Ok(Self::One(TextGlob::of_pieces(pieces.iter().map(piece).collect())))
+        let ends = pieces.len() - 1;
+        let piece = |(n, text): (usize, &Cow<'_, str>)| {
+            // As a path's segment; behind a star, nothing may be left.
+            let text = match trimmed(text) {
+                _ if n < ends => text,
+                Ok(text) => text,
+                Err(_) if ends > 0 => "",
+                Err(_) => return Err(GlobError::Unreachable),
+            };
+            Ok(if fold_it { fold(text).into() } else { Box::from(text) })
+        };
+        Ok(Self::One(TextGlob::of_pieces(pieces.iter().enumerate().map(piece).collect::<Result<_, _>>()?)))
     }
 
     fn folded(self) -> Self {
