@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use crate::fold::folded;
-use crate::query::{Pick, Slice};
+use crate::query::{Pick, Slice, Step};
 use crate::selector::{Selector, Take};
 
 /// How far two selectors can get into each other's way, from harmless to certain.
@@ -27,6 +27,13 @@ enum Certainty {
 }
 
 impl Selector {
+    /// Whether it takes members of the root whole, by their names: `$.card`.
+    #[must_use]
+    pub fn is_member_of_the_root(&self) -> bool {
+        let named = |step: &Step| !step.descend && step.picks.iter().all(|pick| matches!(pick, Pick::Name(_)));
+        self.take == Take::Values && self.steps.len() == 1 && self.steps.iter().all(named)
+    }
+
     /// Looks for documents in which both selectors meet, and tells the worst that can happen. Symmetric.
     ///
     /// Exact for names, wildcards, descendants, non-negative indexes and plain slices; a path that needs a filter or a

@@ -1,15 +1,17 @@
 //! The rules file: read raw, then resolved into types that cannot be wrong. Nothing after start-up parses its strings again.
 //!
 //! 1. [`raw`]: the file as people write it, which [`e3_yaml`] reads with the place of everything in it; [`units`]: times and sizes;
-//! 2. [`resolve`], [`outbound`], [`api`], [`tls`]: names, selectors, patterns, files, and what they come to together;
+//! 2. [`resolve`], [`outbound`], [`api`], [`tls`]: names, selectors, patterns and files; [`sites`], [`reach`], [`roles`]: what rules come to together;
 //! 3. [`resolved`]: what the rest of the relay works with;
 //! 4. [`report`]: faults with file, line, column, cause and hint.
 
 mod api;
 mod outbound;
 pub mod raw;
+mod reach;
 pub mod resolve;
 pub mod resolved;
+mod roles;
 mod sites;
 mod tls;
 mod units;

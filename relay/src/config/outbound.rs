@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
+use http::Uri;
+
 use super::raw::{self, At, TlsMin};
 use super::report::Place;
 use super::resolve::{Resolver, Url, Use, Written, empty};
@@ -39,7 +41,8 @@ impl Resolver<'_> {
                 self.destination(destination, &mut listener.sites);
             }
             if let Some(list) = raw.destinations.as_ref().filter(|list| list.get().is_empty() && !list.is_pruned()) {
-                self.report.error(list.place(), "the listener has no destination", None);
+                let hint = "destinations: [{host: api.example.com}]";
+                self.report.error(list.place(), "the listener has no destination", Some(hint.to_owned()));
             }
             listener.sites.suffixes.sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.len()));
             listeners.push(listener);
@@ -62,20 +65,26 @@ impl Resolver<'_> {
             identity: self.identity(entry),
             only_tls13: raw.tls_min == Some(TlsMin::Tls13),
             http2: raw.http2,
-            egress: Some(self.egress(&raw.networks)),
+            egress: Some(self.egress(raw)),
             own_host: true,
             proxy_protocol: None,
         };
         let is_asked = host.is_some() && raw.upstream.is_none() && itself.is_none() && !entry.is_pruned();
         let upstream = if is_asked { self.asked(raw, &written) } else { self.upstream(&written) };
+        self.opens_in_plaintext(raw);
+        let open_paths = self.paths(raw);
+        // Where a pattern has a fault, what it was to open is not known.
+        let are_known = raw.paths.as_ref().is_none_or(|at| !at.is_pruned() && at.list().len() == open_paths.len());
         let rules = Rules {
             side: Side::Outbound,
             fold_case: raw.fold_case,
             underscore_headers: raw.underscore_headers,
             unruled: raw.unruled,
+            open_paths: if are_known { &open_paths } else { &[] },
+            roles: &mut self.roles,
             report: self.report,
         };
-        let rules = rules.resolve(&raw.rules).within(self.paths(raw));
+        let rules = rules.resolve(&raw.rules).within(open_paths);
         let limits = self.limits(&raw.limits);
         let (Some((place, host)), Some(upstream)) = (host, upstream) else { return };
         let site = Shared::new(Site {
@@ -117,7 +126,7 @@ impl Resolver<'_> {
             self.report.error(list.place(), "CONNECT could ask for no port", Some(hint.to_owned()));
         }
         for port in list.get().iter().filter(|port| *port.get() == 0) {
-            self.report.error(port.place(), "0 is no port", None);
+            self.report.error(port.place(), "0 is no port", Some("from 1 to 65535: 443".to_owned()));
         }
         list.get().iter().map(|port| *port.get()).collect()
     }
@@ -279,8 +288,33 @@ impl Resolver<'_> {
         }
     }
 
-    fn egress(&mut self, networks: &[At<String>]) -> Egress {
-        Egress::new(self.networks(networks))
+    fn egress(&mut self, raw: &raw::Destination) -> Egress {
+        let mut egress = Egress::new(self.networks(&raw.networks));
+        // What a name resolves to is not known here: opened values go in plaintext to no address that is not listed.
+        if !self.development && opens(raw) && raw.upstream.as_ref().is_some_and(|urls| urls.list().iter().any(is_plain))
+        {
+            egress.allow_listed_alone();
+        }
+        egress
+    }
+
+    /// Servers on the Internet to which a rule would send opened values in plaintext.
+    fn opens_in_plaintext(&mut self, raw: &raw::Destination) {
+        let Some(urls) = raw.upstream.as_ref().filter(|_| opens(raw) && !self.development) else { return };
+        let listed: Vec<Network> = raw.networks.iter().filter_map(|network| network.get().parse().ok()).collect();
+        for (place, text) in urls.list().into_iter().filter(is_plain) {
+            let Ok(uri) = text.parse::<Uri>() else { continue };
+            let private = match uri.host().map(spelled) {
+                Some(Ok(Spelled::Name)) => listed.iter().any(Network::is_special),
+                Some(Ok(Spelled::Address(address))) => Network::of(address).is_special(),
+                Some(Ok(Spelled::Localhost)) | Some(Err(_)) | None => true,
+            };
+            if !private {
+                let hint = "write https://; or, for a server of your own network, its address, or its name with `networks: [10.0.0.0/8]`";
+                let cause = format!("values that the rules open would go to `{text}` in plaintext");
+                self.report.error(place, cause, Some(hint.to_owned()));
+            }
+        }
     }
 
     /// Whoever writes an address, or `localhost`, into the file means it: it is listed thereby. Other names are not, whatever they resolve to.
@@ -302,6 +336,15 @@ impl Resolver<'_> {
         }
         egress
     }
+}
+
+/// Whether a rule opens values towards the destination.
+fn opens(raw: &raw::Destination) -> bool {
+    raw.rules.iter().any(|rule| !rule.get().request.open.is_empty())
+}
+
+fn is_plain((_, url): &(Place, &str)) -> bool {
+    url.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("http://"))
 }
 
 /// 32 bytes in hexadecimal.

@@ -19,6 +19,7 @@ use super::resolved::{
     Admin, Api, Attestation, ClientIdentity, Config, Connect, ConnectionLimits, Engine, Forwarding, HealthCheck,
     HostTable, Listener, LogFormat, MessageLimits, NamedFile, Server, Side, Site, Upstream, UpstreamTls,
 };
+use super::roles::Roles;
 use super::sites::{Rules, Shared};
 use super::tls::Sited;
 use super::units;
@@ -59,6 +60,8 @@ pub(super) fn resolve(
         files: Vec::new(),
         names_acme: raw.acme.is_some(),
         orders: None,
+        development: raw.engine.as_ref().is_none_or(|engine| engine.development),
+        roles: Roles::default(),
     };
     let engine = raw.engine.as_ref().and_then(|engine| resolver.engine(engine));
     resolver.ca = raw.ca.as_ref().and_then(|ca| resolver.authority(ca));
@@ -69,11 +72,13 @@ pub(super) fn resolve(
     let api = raw.api.as_ref().and_then(|api| resolver.api(api));
     if serves && raw.inbound.is_empty() && raw.outbound.is_empty() && raw.api.is_none() && !file.is_pruned() {
         let cause = "nothing to do: neither `inbound` nor `outbound` has an entry, and there is no `api`";
-        resolver.report.error(Place { line: 1, column: 1 }, cause, None);
+        let hint = "start with an example from config/";
+        resolver.report.error(Place { line: 1, column: 1 }, cause, Some(hint.to_owned()));
     }
     let admin = resolver.admin(&raw.admin);
     resolver.same_address();
     let held_bytes = resolver.held_bytes(raw.held_bytes.as_ref(), inbound.iter().chain(&outbound), api.as_ref());
+    resolver.roles.tell(resolver.report);
     let threads = raw.threads.as_ref().map(|t| resolver.count(Some(t), 1, 1..=1024));
     let grace = resolver.time(raw.grace.as_ref(), Duration::from_secs(30));
     let log = match raw.log {
@@ -134,6 +139,10 @@ pub(super) struct Resolver<'a> {
     pub(super) names_acme: bool,
     /// A site that wants that.
     pub(super) orders: Option<Place>,
+    /// Whether the engine may be one that proves nothing: nothing that it opens is secret then.
+    pub(super) development: bool,
+    /// What the sites do with each role.
+    pub(super) roles: Roles,
 }
 
 impl Resolver<'_> {
@@ -244,7 +253,9 @@ impl Resolver<'_> {
         let sets: Vec<PcrSet> =
             images.get().list(images.place()).into_iter().filter_map(|(place, pcrs)| self.image(place, pcrs)).collect();
         if images.get().list(images.place()).is_empty() {
-            self.report.error(images.place(), "no image is accepted", None);
+            let hint =
+                "attestation: {pcr0: ..., pcr1: ..., pcr2: ...} with the PCRs that the build of the image prints";
+            self.report.error(images.place(), "no image is accepted", Some(hint.to_owned()));
         }
         let keyring = raw.keyring.as_ref().and_then(|text| match text.get().parse() {
             Ok(id) => Some(id),
@@ -349,6 +360,8 @@ impl Resolver<'_> {
                 fold_case: site.fold_case,
                 underscore_headers: site.underscore_headers,
                 unruled: site.unruled,
+                open_paths: &[],
+                roles: &mut self.roles,
                 report: self.report,
             };
             let rules = rules.resolve(&site.rules);
@@ -493,7 +506,8 @@ impl Resolver<'_> {
         if let Some(name) =
             written.name.filter(|_| !is_name(server_name) && server_name.parse::<std::net::IpAddr>().is_err())
         {
-            self.report.error(name.place(), format!("`{}` is no host name", name.get()), None);
+            let hint = "the name in the servers' certificate, without port: api.example.com";
+            self.report.error(name.place(), format!("`{}` is no host name", name.get()), Some(hint.to_owned()));
         }
         let usual = if first.tls { 443 } else { 80 };
         let host = if first.port == usual { first.host.clone() } else { format!("{}:{}", first.host, first.port) };
@@ -568,7 +582,8 @@ impl Resolver<'_> {
 
     fn health(&mut self, raw: &raw::Health) -> HealthCheck {
         if let Some(path) = raw.path.as_ref().filter(|p| !p.get().starts_with('/')) {
-            self.report.error(path.place(), "the path of a health check starts with /", None);
+            let hint = "path: /healthz".to_owned();
+            self.report.error(path.place(), "the path of a health check starts with /", Some(hint));
         }
         HealthCheck {
             path: raw.path.as_ref().map(|p| p.get().as_str().into()),

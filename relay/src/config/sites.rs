@@ -9,6 +9,7 @@ use json_span::{Overlap, Selector, SelectorOptions};
 use super::raw::{At, OnRefused, Open, Rule as RawRule, Seal, Status, Tokens, Unruled};
 use super::report::{Place, Report, did_you_mean};
 use super::resolved::Side;
+use super::roles::Roles;
 use crate::rules::action::{Action, Verb};
 use crate::rules::glob::TextGlob;
 use crate::rules::media::{self, MediaType};
@@ -23,6 +24,10 @@ pub(super) struct Rules<'a> {
     pub(super) fold_case: bool,
     pub(super) underscore_headers: bool,
     pub(super) unruled: Unruled,
+    /// The paths that the destination opens; all when empty.
+    pub(super) open_paths: &'a [PathGlob],
+    /// What the sites of the file do with each role.
+    pub(super) roles: &'a mut Roles,
     pub(super) report: &'a mut Report,
 }
 
@@ -40,15 +45,18 @@ impl Rules<'_> {
         let mut placed = Vec::new();
         for (index, rule) in raw.iter().enumerate() {
             if index >= usize::from(u16::MAX) {
-                self.report.error(rule.place(), "too many rules", None);
+                let hint = "a site has at most 65535: put what they have in common into one rule";
+                self.report.error(rule.place(), "too many rules", Some(hint.to_owned()));
                 break;
             }
             rules.push(self.rule(index, rule, &mut placed));
         }
         self.duplicates(raw, &rules);
+        self.names(raw, &rules);
+        self.overridden(raw, &rules);
         self.conflicts(&rules, &placed);
-        if self.side == Side::Inbound {
-            self.kept_and_opened(&placed);
+        for Placed { place, action, response, .. } in &placed {
+            self.roles.take(self.side, *place, action, *response);
         }
         let unruled = match self.unruled {
             Unruled::Pass => UnruledPolicy::Pass,
@@ -88,8 +96,11 @@ impl Rules<'_> {
             let hint = "give it seal: or open: under request: or response:, or take it out";
             self.report.error(rule.place(), "the rule does nothing", Some(hint.to_owned()));
         } else if let Some(status) = response.status.as_ref().filter(|_| !responds && !rule.is_pruned()) {
-            self.report.warn(status.place(), "the rule does nothing to responses, whatever their status", None);
+            let hint = "give it seal: or open: under response:, or take `status` out";
+            let cause = "the rule does nothing to responses, whatever their status";
+            self.report.warn(status.place(), cause, Some(hint.to_owned()));
         }
+        self.responses_come(rule, &built);
         built
     }
 
@@ -117,7 +128,10 @@ impl Rules<'_> {
             }
             for (place, text) in list {
                 match PathGlob::new(text, self.fold_case) {
-                    Ok(glob) => condition.paths.push(glob),
+                    Ok(glob) => {
+                        self.opened(place, text, &glob);
+                        condition.paths.push(glob);
+                    }
                     Err(error) => {
                         let cause = format!("the path pattern `{text}` cannot be used");
                         self.report.error(place, cause, Some(error.to_string()));
@@ -125,10 +139,12 @@ impl Rules<'_> {
                 }
             }
         }
-        condition.headers = raw.headers.iter().filter_map(|(name, value)| self.header(name, value)).collect();
+        condition.headers =
+            raw.headers.iter().filter_map(|(name, value)| self.header(name, value, rule.get())).collect();
         let Some(types) = &raw.media_types else {
             let usual = media::DOCUMENTS.into_iter().chain(media::LINES).chain([media::EVENTS]);
             condition.media_types = usual.filter_map(MediaType::parse).collect();
+            self.media_comes(rule.get(), &condition);
             return condition;
         };
         self.never_empty(
@@ -145,6 +161,9 @@ impl Rules<'_> {
                     self.report.error(text.place(), cause, Some(hint.to_owned()));
                 }
             }
+        }
+        if !types.is_pruned() && condition.media_types.len() == types.get().len() {
+            self.media_comes(rule.get(), &condition);
         }
         condition
     }
@@ -169,11 +188,13 @@ impl Rules<'_> {
         }
     }
 
-    fn header(&mut self, name: &str, value: &At<String>) -> Option<HeaderCondition> {
+    fn header(&mut self, name: &str, value: &At<String>, rule: &RawRule) -> Option<HeaderCondition> {
         let Ok(header) = HeaderName::from_bytes(name.as_bytes()) else {
-            self.report.error(value.place(), format!("`{name}` is no header name"), None);
+            let hint = "letters, digits and -: X-Tenant";
+            self.report.error(value.place(), format!("`{name}` is no header name"), Some(hint.to_owned()));
             return None;
         };
+        self.header_comes(&header, value, rule);
         if name.contains('_') && !self.underscore_headers {
             let hint = "requests with such a header are refused with 400; `underscore_headers: true` lets them through";
             self.report.error(
@@ -258,7 +279,8 @@ impl Rules<'_> {
             self.never_empty(list, "no role may be opened", "name the roles: [card-number]");
         }
         if roles.len() > 255 {
-            self.report.error(open.place(), "more than 255 roles", None);
+            let hint = "a call of the engine names at most 255";
+            self.report.error(open.place(), "more than 255 roles", Some(hint.to_owned()));
         }
         let (place, source, selector): (_, Box<str>, _) = match (&raw.select, raw.anywhere) {
             (Some(select), false) => (select.place(), select.get().as_str().into(), self.selector(select, raw.each)),
@@ -290,7 +312,8 @@ impl Rules<'_> {
         let leave = raw.on_refused == OnRefused::Leave;
         if leave && self.side == Side::Outbound && !response {
             let cause = "a token that may not be opened goes to the third party as it is (`on_refused: leave`)";
-            self.report.warn(place, cause, None);
+            let hint = "leave `on_refused` out, and such a message is refused";
+            self.report.warn(place, cause, Some(hint.to_owned()));
         }
         if response && self.side == Side::Inbound && !roles.is_empty() {
             let names: Vec<_> = roles.iter().map(ToString::to_string).collect();
@@ -355,29 +378,22 @@ impl Rules<'_> {
                         ),
                         Some("a message where both do is refused with 422".to_owned()),
                     ),
-                    Overlap::Nested | Overlap::Never => {}
+                    // A search may find something inside any value; in a member of the root it is likely meant to.
+                    Overlap::Nested => {
+                        let whole = [&a.action, &b.action].into_iter().find(|x| x.selector.is_member_of_the_root());
+                        let Some(whole) = whole.filter(|x| matches!(x.verb, Verb::Seal { .. })) else { continue };
+                        let cause = format!(
+                            "`{}` and `{first}` in line {line} may claim a value and one inside it, with different outcomes",
+                            b.action.source
+                        );
+                        let hint = format!(
+                            "a message where `{}` is an object with such a value in it is refused with 422: give both the same role, or select its parts",
+                            whole.source
+                        );
+                        self.report.warn(b.place, cause, Some(hint));
+                    }
+                    Overlap::Never => {}
                 }
-            }
-        }
-    }
-
-    /// A token that a client may bring and that is opened towards clients: whoever sees one token can have its value.
-    fn kept_and_opened(&mut self, placed: &[Placed]) {
-        for kept in placed.iter().filter(|p| !p.response) {
-            let Verb::Seal { role, keep: true, .. } = &kept.action.verb else { continue };
-            let opened = placed.iter().filter(|p| p.response).find(|p| match &p.action.verb {
-                Verb::Open { roles, .. } => roles.contains(role),
-                Verb::Seal { .. } => false,
-            });
-            if let Some(opened) = opened {
-                self.report.warn(
-                    kept.place,
-                    format!(
-                        "tokens of `{role}` are kept here and opened towards clients in line {}",
-                        opened.place.line
-                    ),
-                    Some("a client that got hold of a token can send it in and read its value".to_owned()),
-                );
             }
         }
     }

@@ -201,7 +201,12 @@ impl Resolver<'_> {
                 Some(acme::Binding { id: id.get().as_str().into(), key: zeroize::Zeroizing::new(bytes) })
             }
             _ => {
-                self.report.error(key.place(), format!("`{}` holds no key in base64url", key.get()), None);
+                let hint = "the key as the authority gave it to you, and nothing else";
+                self.report.error(
+                    key.place(),
+                    format!("`{}` holds no key in base64url", key.get()),
+                    Some(hint.to_owned()),
+                );
                 None
             }
         }
@@ -289,7 +294,8 @@ impl Resolver<'_> {
             Ok(read) => read,
             Err(fault) => {
                 let at = if fault.is_of_key() { key } else { certificate };
-                self.report.error(at.place(), format!("`{}` cannot be used: {fault}", at.get()), None);
+                let hint = "PEM: the site's certificate first, then those between it and its authority; and its own private key";
+                self.report.error(at.place(), format!("`{}` cannot be used: {fault}", at.get()), Some(hint.to_owned()));
                 return None;
             }
         };
@@ -325,7 +331,8 @@ impl Resolver<'_> {
         for certificate in CertificateDer::pem_slice_iter(&text) {
             if !certificate.is_ok_and(|certificate| roots.add(certificate).is_ok()) {
                 let cause = format!("`{}` cannot be used: certificate {} in it is none", file.get(), roots.len() + 1);
-                self.report.error(file.place(), cause, None);
+                let hint = "PEM: certificates of authorities alone";
+                self.report.error(file.place(), cause, Some(hint.to_owned()));
                 return None;
             }
         }

@@ -53,6 +53,9 @@ pub enum Refused {
     /// An interface identifier with an IPv4 address in it (RFC 5214).
     #[error("an ISATAP address")]
     Isatap,
+    /// A global address, where only listed ones may be reached: opened values would go to it in plaintext.
+    #[error("an address of the Internet, to which opened values would go in plaintext")]
+    Plaintext,
     /// A number as some resolvers read it: octal, hexadecimal, short, one whole number.
     #[error("a number that some read as an address, in another spelling than four decimal numbers")]
     Spelling,
@@ -142,6 +145,12 @@ impl Network {
         self.cut(address) == Some(bits(self.address))
     }
 
+    /// Whether its addresses are none of the Internet's: loopback, private and the like.
+    #[must_use]
+    pub fn is_special(&self) -> bool {
+        verdict(self.address).is_err()
+    }
+
     fn is_one(&self) -> bool {
         self.prefix == if self.address.is_ipv4() { 32 } else { 128 }
     }
@@ -183,13 +192,19 @@ pub fn spelled(host: &str) -> Result<Spelled, Refused> {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Egress {
     networks: Vec<Network>,
+    listed_alone: bool,
 }
 
 impl Egress {
     /// Global addresses and these networks. A metadata service has to be listed as the one address that it is.
     #[must_use]
     pub fn new(networks: Vec<Network>) -> Self {
-        Self { networks }
+        Self { networks, listed_alone: false }
+    }
+
+    /// From now on global addresses are refused too: only what is listed, and is none, may be reached.
+    pub fn allow_listed_alone(&mut self) {
+        self.listed_alone = true;
     }
 
     /// One more network may be reached.
@@ -209,6 +224,7 @@ impl Egress {
     /// It is no global address, and no network that is listed has it; or it has an IPv4 address in it of which that is true.
     pub fn check(&self, address: IpAddr) -> Result<(), Refused> {
         match verdict(address) {
+            Ok(()) if self.listed_alone => Err(Refused::Plaintext),
             Ok(()) => Ok(()),
             Err(Refused::Metadata) => {
                 let listed = self.networks.iter().any(|network| network.is_one() && network.has(address));
@@ -294,6 +310,17 @@ fn verdict_v6(address: Ipv6Addr) -> Result<(), Refused> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_opened_values_go_in_plaintext_only_listed_addresses_are_reached() {
+        let mut egress = Egress::new(vec!["10.0.0.0/8".parse().unwrap(), "93.184.216.0/24".parse().unwrap()]);
+        assert_eq!(egress.check("93.184.216.34".parse().unwrap()), Ok(()));
+        egress.allow_listed_alone();
+        assert_eq!(egress.check("10.1.2.3".parse().unwrap()), Ok(()));
+        for internet in ["93.184.216.34", "8.8.8.8", "2606:2800:220:1::1"] {
+            assert_eq!(egress.check(internet.parse().unwrap()), Err(Refused::Plaintext), "{internet}");
+        }
+    }
 
     #[test]
     fn only_global_addresses_are_reached() {

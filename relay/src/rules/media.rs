@@ -108,6 +108,12 @@ pub(super) fn check<'a>(
     }
 }
 
+/// Whether a `Content-Type` is one that these types mean.
+#[must_use]
+pub fn is_read(value: &str, types: &[MediaType]) -> bool {
+    essence(value).is_some_and(|essence| types.iter().any(|media| media.matches(essence)))
+}
+
 /// Refuses a body that is not one JSON document, in the media types that rules read too.
 ///
 /// # Errors
