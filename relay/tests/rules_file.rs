@@ -50,6 +50,7 @@ fn one_fault(severity: Severity, marked: &str, cause: &str) {
     let fault = faults[0];
     assert_eq!((fault.place.line, fault.place.column), (line, column), "{text}\n{report}");
     assert_eq!(fault.severity, severity, "{text}\n{report}");
+    assert!(fault.hint.is_some(), "no hint\n{report}");
     assert!(fault.cause.contains(cause), "`{cause}` is not said of\n{text}\n{report}");
     let told = report.to_text(false);
     assert!(told.contains(&format!("relay.yaml:{line}:{column}: ")), "{told}");
@@ -234,7 +235,11 @@ fn many_faults_are_told_in_one_run() {
     }
     let expected = fs::read_to_string(&golden).unwrap();
     assert!(told == expected, "{}\ndiffers; with E3_UPDATE_GOLDEN=1 it is written anew:\n{told}", golden.display());
-    assert!(check(&text).count().0 > 40);
+    let report = check(&text);
+    assert!(report.count().0 > 40);
+    for fault in report.faults() {
+        assert!(fault.hint.is_some(), "no hint: {}", fault.cause);
+    }
 }
 
 #[test]
@@ -242,18 +247,55 @@ fn what_is_no_yaml_is_told_with_its_place() {
     for (text, line) in [
         ("engine: {\n", 2),
         ("a: b: c\n", 1),
-        ("engine: {}\nengine: {}\n", 2),
+        ("a: 1\n---\nb: 1\n", 3),
+        ("a: [*.example]\n", 1),
         ("a: *nowhere\n", 1),
         ("- a\nb: c\n", 2),
     ] {
         let report = check(text);
         assert!(report.has_errors() && report.faults().len() == 1, "{text:?}\n{report}");
         let at = report.faults()[0].place.line;
+        assert!(report.faults()[0].hint.is_some(), "{report}");
+        let words = report.to_string();
+        assert!(!words.contains("from_str") && !words.contains("Options"), "words of a library\n{report}");
         assert!(at >= 1 && at <= line, "{text:?} at {at}\n{report}");
     }
     for text in ["", "# nothing\n", "7\n", "[]\n", "---\n"] {
         assert!(check(text).has_errors(), "{text:?}");
     }
+}
+
+#[test]
+fn every_key_that_stands_twice_is_told() {
+    let text = inbound(
+        "unruled: pass\nunruled: refuse\nrules:\n  - match: {headers: {X-A: a, X-A: b}}\n    request: {seal: [{select: $.a, role: a, role: b}]}",
+    );
+    let report = check(&text);
+    let twice: Vec<_> = report.faults().iter().filter(|f| f.cause.contains("stands twice")).collect();
+    let told: Vec<_> = twice.iter().map(|f| (f.place.line, f.place.column, f.cause.as_str())).collect();
+    let expected = [
+        (7, 5, "the key `unruled` stands twice"),
+        (9, 35, "the key `X-A` stands twice"),
+        (10, 49, "the key `role` stands twice"),
+    ];
+    assert_eq!(told, expected, "{report}");
+    assert_eq!(twice[0].hint.as_deref(), Some("it stands in line 6 already: keep one of the two"));
+    assert_eq!(report.count().0, 3, "{report}");
+}
+
+#[test]
+fn what_is_no_text_is_told_with_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let told = |name: &str| {
+        let report = config::load(&folder.path().join(name)).unwrap_err();
+        let fault = &report.faults()[0];
+        assert!(fault.hint.is_some(), "{report}");
+        (fault.place.line, fault.place.column, fault.cause.clone())
+    };
+    fs::write(folder.path().join("latin.yaml"), b"# notes\nlog: human # caf\xe9\n").unwrap();
+    assert_eq!(told("latin.yaml"), (2, 17, "this is no text in UTF-8".to_owned()));
+    assert_eq!(told(""), (0, 0, "is a folder, not a file".to_owned()));
+    assert!(told("nowhere.yaml").2.contains("cannot be read"));
 }
 
 #[test]

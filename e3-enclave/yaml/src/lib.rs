@@ -23,7 +23,9 @@ use tree::Node;
 
 /// Reads a text as `T`, whatever of it fits; what does not is told. `None` when nothing can be read.
 pub fn read<T: DeserializeOwned + JsonSchema>(text: &str, report: &mut Report) -> Option<At<T>> {
-    let mut node: Node = match serde_saphyr::from_str(text) {
+    // Keys that stand twice are told by us, all of them.
+    let options = serde_saphyr::options! { duplicate_keys: serde_saphyr::DuplicateKeyPolicy::PassThrough };
+    let mut node: Node = match serde_saphyr::from_str_with_options(text, options) {
         Ok(node) => node,
         Err(error) => {
             syntax(&error, report);
@@ -34,6 +36,7 @@ pub fn read<T: DeserializeOwned + JsonSchema>(text: &str, report: &mut Report) -
         report.error(node.place, "the file is empty", Some("start with an example from config/".to_owned()));
         return None;
     }
+    structure::repeated(&mut node, report);
     let schema = schemars::schema_for!(T).to_value();
     let definitions = schema.get("$defs").and_then(|d| d.as_object()).cloned().unwrap_or_default();
     if !structure::check(&mut node, &schema, &definitions, report) {
@@ -43,7 +46,8 @@ pub fn read<T: DeserializeOwned + JsonSchema>(text: &str, report: &mut Report) -
         Ok(file) => Some(file),
         // The schema lets through what these types do not take: a defect of ours, and no reason to go on.
         Err(error) => {
-            report.error(node.place, format!("cannot be read: {error}"), None);
+            let hint = "the schema allows it, and it cannot be used: please report this".to_owned();
+            report.error(node.place, format!("cannot be read: {error}"), Some(hint));
             None
         }
     }
@@ -59,10 +63,26 @@ pub fn schema<T: JsonSchema>() -> String {
 }
 
 fn syntax(error: &serde_saphyr::Error, report: &mut Report) {
+    use serde_saphyr::Error as E;
     let at = error.location().map(|l| tree::place(&l)).unwrap_or_default();
-    let message = error.to_string();
-    let first = message.lines().next().unwrap_or_default();
-    report.error(at, format!("not readable as YAML: {first}"), None);
+    let (cause, hint) = match error.without_snippet() {
+        E::MultipleDocuments { .. } => {
+            ("a second document stands here", "a file is one document: take `---` and what follows out")
+        }
+        E::UnknownAnchor { .. } => (
+            "this refers to an anchor that is not there",
+            "text that begins with `*` stands in quotes: \"*.example.com\"",
+        ),
+        error => {
+            let message = error.to_string();
+            let first = message.lines().next().unwrap_or_default();
+            let hint =
+                "`key: value`, indented by spaces; text with `: `, ` #`, or one of *&!|>%@{[ in front stands in quotes";
+            report.error(at, format!("not readable as YAML: {first}"), Some(hint.to_owned()));
+            return;
+        }
+    };
+    report.error(at, cause, Some(hint.to_owned()));
 }
 
 impl<T: JsonSchema> JsonSchema for At<T> {

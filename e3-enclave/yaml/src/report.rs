@@ -61,11 +61,25 @@ impl Report {
     #[must_use]
     pub fn unreadable(file: &Path, error: &io::Error) -> Self {
         let mut report = Self::new(file, "");
-        report.error(
-            Place::default(),
-            format!("cannot be read: {error}"),
-            Some("name the file with --config".to_owned()),
-        );
+        let (cause, hint) = match error.kind() {
+            io::ErrorKind::IsADirectory => ("is a folder, not a file".to_owned(), "name the file in it with --config"),
+            io::ErrorKind::PermissionDenied => {
+                (format!("cannot be read: {error}"), "whoever runs this may not read it: chown or chmod")
+            }
+            _ => (format!("cannot be read: {error}"), "name the file with --config"),
+        };
+        report.error(Place::default(), cause, Some(hint.to_owned()));
+        report
+    }
+
+    /// That the file's bytes are no text: the first that is none stands at `at`.
+    #[must_use]
+    pub fn no_text(file: &Path, bytes: &[u8], at: usize) -> Self {
+        let mut report = Self::new(file, &String::from_utf8_lossy(bytes));
+        let before = String::from_utf8_lossy(bytes.get(..at).unwrap_or(bytes));
+        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        let place = Place { line: before.matches('\n').count() + 1, column };
+        report.error(place, "this is no text in UTF-8", Some("save the file as UTF-8".to_owned()));
         report
     }
 

@@ -1,9 +1,37 @@
 //! Keys and types of the file against the schema that the raw types generate: every fault in one run, where serde stops at the first.
 
+use std::collections::HashMap;
+
 use serde_json::{Map, Value};
 
 use crate::report::{Report, did_you_mean};
 use crate::tree::{Kind, Node};
+
+/// Tells keys that stand twice in a map, at any depth, and takes all but the first out.
+pub(crate) fn repeated(node: &mut Node, report: &mut Report) {
+    match &mut node.kind {
+        Kind::Map(members) => {
+            let mut seen: HashMap<String, usize> = HashMap::new();
+            let before = members.len();
+            members.retain(|(place, key, _)| {
+                let first = seen.get(key).copied();
+                if let Some(first) = first {
+                    let hint = format!("it stands in line {first} already: keep one of the two");
+                    report.error(*place, format!("the key `{key}` stands twice"), Some(hint));
+                } else {
+                    seen.insert(key.clone(), place.line);
+                }
+                first.is_none()
+            });
+            node.pruned |= members.len() != before;
+            for (_, _, member) in members {
+                repeated(member, report);
+            }
+        }
+        Kind::List(nodes) => nodes.iter_mut().for_each(|node| repeated(node, report)),
+        _ => {}
+    }
+}
 
 /// Checks a node against a schema as schemars writes it, and takes out of it whatever does not fit, so that the rest can be
 /// read. Returns whether the node itself fits.
@@ -33,7 +61,7 @@ pub(crate) fn check(node: &mut Node, schema: &Value, definitions: &Map<String, V
             if let Some(items) = schema.get("items") {
                 let before = nodes.len();
                 nodes.retain_mut(|n| check(n, items, definitions, report));
-                node.pruned = nodes.len() != before || nodes.iter().any(|n| n.pruned);
+                node.pruned |= nodes.len() != before || nodes.iter().any(|n| n.pruned);
             }
             true
         }
@@ -41,7 +69,12 @@ pub(crate) fn check(node: &mut Node, schema: &Value, definitions: &Map<String, V
             if number("minimum").is_some_and(|least| *value < least)
                 || number("maximum").is_some_and(|most| *value > most) =>
         {
-            report.error(node.place, format!("{value} is out of range"), None);
+            let hint = match (number("minimum"), number("maximum")) {
+                (Some(least), Some(most)) => format!("from {least} to {most}"),
+                (Some(least), None) => format!("{least} or more"),
+                (_, most) => format!("at most {}", most.unwrap_or_default()),
+            };
+            report.error(node.place, format!("{value} is out of range"), Some(hint));
             false
         }
         _ => true,
@@ -63,7 +96,11 @@ fn unfit(node: &Node, types: &[&str], report: &mut Report) {
         Kind::Bool(_) | Kind::Integer(_) | Kind::Float(_) if types.contains(&"string") => Some("put it in quotes"),
         Kind::Text(_) if types.contains(&"array") => Some("put it in brackets: [one, another]"),
         Kind::List(_) if types.contains(&"string") => Some("one value, without brackets or dash"),
-        _ => None,
+        _ if types.contains(&"object") => Some("keys with values: {key: value}"),
+        _ if types.contains(&"array") => Some("put it in brackets: [one, another]"),
+        _ if types.contains(&"boolean") => Some("true or false, without quotes"),
+        _ if types.contains(&"integer") || types.contains(&"number") => Some("digits, without quotes"),
+        _ => Some("one value"),
     };
     let cause = format!("{} stands where {} is expected", found(&node.kind), wanted.join(" or "));
     report.error(node.place, cause, hint.map(str::to_owned));
@@ -91,7 +128,9 @@ fn check_map(node: &mut Node, schema: &Value, definitions: &Map<String, Value>, 
         if !members.iter().any(|(_, key, value)| key == name && !matches!(value.kind, Kind::Null)) {
             pruned = true;
             members.retain(|(_, key, _)| key != name);
-            report.error(node.place, format!("`{name}` is missing"), None);
+            let told = known.get(name).and_then(|s| s.get("description")).and_then(Value::as_str).unwrap_or_default();
+            let told = told.split_once(". ").map_or(told.trim_end_matches('.'), |(first, _)| first).replace('\n', " ");
+            report.error(node.place, format!("`{name}` is missing"), Some(format!("{name}: {told}")));
         }
     }
     members.retain_mut(|(place, key, value)| {
@@ -109,7 +148,7 @@ fn check_map(node: &mut Node, schema: &Value, definitions: &Map<String, Value>, 
         pruned |= !fits || value.pruned;
         fits
     });
-    node.pruned = pruned;
+    node.pruned |= pruned;
     true
 }
 
@@ -158,11 +197,12 @@ fn check_enum(node: &Node, values: &[Value], report: &mut Report) -> bool {
         Kind::Text(text) => format!("`{text}`"),
         kind => found(kind).to_owned(),
     };
-    let hint = match &node.kind {
-        Kind::Text(text) => did_you_mean(text, names.iter().copied()).map(|n| format!("did you mean `{n}`?")),
+    let meant = match &node.kind {
+        Kind::Text(text) => did_you_mean(text, names.iter().copied()),
         _ => None,
     };
-    report.error(node.place, format!("{written} stands where one of {} is expected", names.join(", ")), hint);
+    let hint = meant.map_or_else(|| format!("write {}", names.join(" or ")), |n| format!("did you mean `{n}`?"));
+    report.error(node.place, format!("{written} stands where one of {} is expected", names.join(", ")), Some(hint));
     false
 }
 

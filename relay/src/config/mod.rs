@@ -38,7 +38,7 @@ pub struct Checked {
 /// # Errors
 /// Every fault of the file, with its place; or that it cannot be read.
 pub fn load(file: &Path) -> Result<Checked, Report> {
-    let text = std::fs::read_to_string(file).map_err(|error| Report::unreadable(file, &error))?;
+    let text = text(file)?;
     check(file, &text)
 }
 
@@ -47,7 +47,7 @@ pub fn load(file: &Path) -> Result<Checked, Report> {
 /// # Errors
 /// The file cannot be read as a rules file.
 pub fn intercepted(file: &Path) -> Result<Vec<String>, Report> {
-    let text = std::fs::read_to_string(file).map_err(|error| Report::unreadable(file, &error))?;
+    let text = text(file)?;
     let mut report = Report::new(file, &text);
     let Some(raw) = raw::File::read(&text, &mut report).filter(|_| !report.has_errors()) else { return Err(report) };
     let destinations =
@@ -62,7 +62,7 @@ pub fn intercepted(file: &Path) -> Result<Vec<String>, Report> {
 /// # Errors
 /// Every fault of the file, with its place; or that it cannot be read.
 pub fn load_engine(file: &Path) -> Result<resolved::Engine, Report> {
-    let text = std::fs::read_to_string(file).map_err(|error| Report::unreadable(file, &error))?;
+    let text = text(file)?;
     check_for(file, &text, false).map(|checked| checked.config.engine)
 }
 
@@ -72,6 +72,14 @@ pub fn load_engine(file: &Path) -> Result<resolved::Engine, Report> {
 /// Every fault of the text, with its place.
 pub fn check(file: &Path, text: &str) -> Result<Checked, Report> {
     check_for(file, text, true)
+}
+
+fn text(file: &Path) -> Result<String, Report> {
+    let bytes = std::fs::read(file).map_err(|error| Report::unreadable(file, &error))?;
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        Report::no_text(file, error.as_bytes(), at)
+    })
 }
 
 fn check_for(file: &Path, text: &str, serves: bool) -> Result<Checked, Report> {

@@ -435,7 +435,7 @@ pub struct Seal {
     /// Objects and arrays stand for their leaves, instead of being sealed as a whole.
     #[serde(default)]
     pub each: bool,
-    /// A message without such a value is refused with 422.
+    /// A body without such a value is refused with 422. A message without a body passes: there is nothing in it to seal or open.
     #[serde(default)]
     pub required: bool,
 }
@@ -469,7 +469,7 @@ pub struct Open {
     /// Objects and arrays stand for their leaves.
     #[serde(default)]
     pub each: bool,
-    /// A message without such a value is refused with 422.
+    /// A body without such a value is refused with 422. A message without a body passes: there is nothing in it to seal or open.
     #[serde(default)]
     pub required: bool,
 }
