@@ -35,6 +35,17 @@ pub(super) fn each_token(
     Ok(())
 }
 
+/// Every token in the text of a JSON string, with the bytes that spell it: what [`each_token`] finds.
+pub(crate) fn tokens_in(raw: &[u8], escaped: bool) -> Vec<(Range<usize>, Vec<u8>)> {
+    let mut all = Vec::new();
+    // What is called never fails.
+    let _ = each_token(raw, escaped, &mut Decoded::default(), |range, token| {
+        all.push((range, token.to_vec()));
+        Ok(())
+    });
+    all
+}
+
 /// Whether text is exactly one token that claims this role.
 pub(crate) fn is_token_of(text: &[u8], role: Role) -> bool {
     TokenText::parse(text).is_ok_and(|token| token.role == role)

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use http::{HeaderName, HeaderValue, Request, Uri};
 
+use super::admission::{self, Written};
 use super::{BAD_INPUT, rules, serve};
 use crate::answer;
 use crate::args::Explain;
@@ -27,9 +28,14 @@ pub fn run(args: &Explain) -> ExitCode {
             return ExitCode::from(BAD_INPUT);
         }
     };
-    let (head, ()) = request.into_parts();
+    let (mut head, ()) = request.into_parts();
     let host = uri.host().unwrap_or_default();
-    let Some(served) = serve(&config, args.side, host, uri.path()) else {
+    let served = serve(&config, args.side, host, uri.path());
+    let limits = served.as_ref().map(|s| (s.listener.limits.head_fields, s.listener.limits.head_bytes));
+    if let Err(failure) = admission::framing(&written(args, &uri), &mut head, limits) {
+        return refused(&failure);
+    }
+    let Some(served) = served else {
         println!("no listener serves the host {host}: 421");
         let hosts: Vec<_> = config
             .inbound
@@ -45,6 +51,13 @@ pub fn run(args: &Explain) -> ExitCode {
     println!("path      {}", served.path);
     if served.listener.side == Side::Outbound {
         println!("connect   {}", connect(served.site));
+    }
+    if let Err(failure) = admission::site(&head, served.site) {
+        return refused(&failure);
+    }
+    if served.site.redirect {
+        println!("verdict   is sent on to https");
+        return ExitCode::SUCCESS;
     }
     let path = match NormalPath::read(&served.path) {
         Ok(path) => path,
@@ -63,7 +76,10 @@ pub fn run(args: &Explain) -> ExitCode {
             }
         }
     }
-    match served.site.rules.route(&head, &served.path) {
+    match served.site.rules.route(&head, &served.path).and_then(|(route, body)| {
+        admission::protocol(&head, &route)?;
+        Ok((route, body))
+    }) {
         Ok((route, _)) if route.is_ruled() => println!("verdict   ruled"),
         Ok(_) => println!("verdict   unruled: passes untouched"),
         Err(failure) => return refused(&failure),
@@ -103,6 +119,21 @@ fn request(args: &Explain) -> Result<(Uri, Request<()>), String> {
     }
     *request.uri_mut() = uri.clone();
     Ok((uri, request))
+}
+
+/// The request as the framing gate would get it.
+fn written(args: &Explain, uri: &Uri) -> Written {
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let mut text = format!("{} {path} HTTP/1.1\r\n", args.method);
+    let names_host = args.headers.iter().any(|header| header.to_ascii_lowercase().starts_with("host:"));
+    if let Some(host) = uri.authority().filter(|_| !names_host) {
+        text.push_str(&format!("Host: {host}\r\n"));
+    }
+    for header in &args.headers {
+        text.push_str(&format!("{header}\r\n"));
+    }
+    text.push_str("\r\n");
+    Written { text: text.into_bytes(), is_http2: false }
 }
 
 fn named(rule: &Rule) -> String {

@@ -1,5 +1,6 @@
 //! The commands that do their work without serving.
 
+mod admission;
 pub mod backfill;
 pub mod ca;
 pub mod check;

@@ -18,6 +18,10 @@ pub struct SampleError {
 pub struct SampleRequest {
     /// Its head.
     pub head: Parts,
+    /// The same as HTTP/1 writes it, each line ended by CRLF and an empty one at the end.
+    pub written: Vec<u8>,
+    /// Whether its first line names HTTP/2.
+    pub is_http2: bool,
     /// Its body: everything after the first empty line, one line end at the end cut off.
     pub body: Vec<u8>,
 }
@@ -38,7 +42,7 @@ pub struct SampleResponse {
 /// # Errors
 /// The text is no such message.
 pub fn request(text: &[u8]) -> Result<SampleRequest, SampleError> {
-    let (start, headers, body) = split(text)?;
+    let Split { start, headers, body, fields } = split(text)?;
     let fault = |cause| SampleError { line: 1, cause };
     let mut parts = start.split(' ');
     let (Some(method), Some(target)) = (parts.next(), parts.next()) else {
@@ -48,7 +52,18 @@ pub fn request(text: &[u8]) -> Result<SampleRequest, SampleError> {
     *request.method_mut() = method.parse().map_err(|_| fault("the method is malformed"))?;
     *request.uri_mut() = target.parse().map_err(|_| fault("the target is malformed"))?;
     *request.headers_mut() = headers;
-    Ok(SampleRequest { head: request.into_parts().0, body })
+    let version = parts.next();
+    let mut written = start.clone().into_bytes();
+    if version.is_none() {
+        written.extend_from_slice(b" HTTP/1.1");
+    }
+    for line in fields.into_iter().chain([&b""[..]]) {
+        written.extend_from_slice(b"\r\n");
+        written.extend_from_slice(line);
+    }
+    written.extend_from_slice(b"\r\n");
+    let is_http2 = matches!(version, Some("HTTP/2" | "HTTP/2.0"));
+    Ok(SampleRequest { head: request.into_parts().0, written, is_http2, body })
 }
 
 /// Reads a response: `HTTP/1.1 200 OK`, headers, an empty line, the body.
@@ -56,13 +71,22 @@ pub fn request(text: &[u8]) -> Result<SampleRequest, SampleError> {
 /// # Errors
 /// The text is no such message.
 pub fn response(text: &[u8]) -> Result<SampleResponse, SampleError> {
-    let (start, headers, body) = split(text)?;
+    let Split { start, headers, body, .. } = split(text)?;
     let status = start.split(' ').nth(1).and_then(|s| s.parse().ok());
     let status = status.ok_or(SampleError { line: 1, cause: "a response starts with a status: HTTP/1.1 200 OK" })?;
     Ok(SampleResponse { status, headers, body })
 }
 
-fn split(text: &[u8]) -> Result<(String, HeaderMap, Vec<u8>), SampleError> {
+/// A message taken apart.
+struct Split<'a> {
+    start: String,
+    headers: HeaderMap,
+    body: Vec<u8>,
+    /// The lines of the headers.
+    fields: Vec<&'a [u8]>,
+}
+
+fn split(text: &[u8]) -> Result<Split<'_>, SampleError> {
     let mut lines = Vec::new();
     let mut rest = text;
     loop {
@@ -90,5 +114,6 @@ fn split(text: &[u8]) -> Result<(String, HeaderMap, Vec<u8>), SampleError> {
     let start = String::from_utf8_lossy(lines.first().copied().unwrap_or_default()).into_owned();
     // Editors end a file with a line end that the message does not have.
     let body = rest.strip_suffix(b"\r\n").or_else(|| rest.strip_suffix(b"\n")).unwrap_or(rest);
-    Ok((start, headers, body.to_vec()))
+    let fields = lines.into_iter().skip(1).filter(|line| !line.is_empty()).collect();
+    Ok(Split { start, headers, body: body.to_vec(), fields })
 }
