@@ -24,7 +24,7 @@ use super::stream::UpBody;
 use super::up::{self, Target};
 use crate::admit::proxy_protocol::Version;
 use crate::config::resolved::{HealthCheck, Server, Upstream, UpstreamTls};
-use crate::error::Failure;
+use crate::error::{Failure, Side};
 use crate::outbound::egress::Egress;
 
 /// Time between two look-ups of the servers' names.
@@ -174,7 +174,9 @@ impl Balance {
         let Kind::Asked(asked) = &self.kind else { return Ok(()) };
         let found = match asked.resolver.look_up(&self.host, asked.port).await {
             Ok(found) => found,
-            Err(LookUpError::Full) if asked.found().addresses.is_empty() => return Err(Failure::Overloaded),
+            Err(LookUpError::Full) if asked.found().addresses.is_empty() => {
+                return Err(Failure::Overloaded(Side::Request));
+            }
             Err(LookUpError::Full | LookUpError::None) => return Ok(()),
         };
         // Without the guard nothing that a client asks for is dialled.

@@ -454,7 +454,7 @@ impl<'a> Exchange<'a> {
                     let next = site.balance.select().filter(|next| *next != first && *next != server);
                     match next {
                         Some(next)
-                            if matches!(failure, Failure::UpstreamConnect | Failure::Overloaded)
+                            if matches!(failure, Failure::UpstreamConnect | Failure::Overloaded(_))
                                 && !deadline.is_due() =>
                         {
                             server = next;

@@ -17,7 +17,7 @@ use super::multiplexed::Sender;
 use super::pool::PoolKey;
 use super::tied::Tasks;
 use crate::deadline::{Moment, Moments};
-use crate::error::Failure;
+use crate::error::{Failure, Side};
 
 /// Most requests that share a connection at once.
 pub const STREAMS: usize = 32;
@@ -204,7 +204,7 @@ impl Search {
             }
             if state.connections.len() + state.opening >= CONNECTIONS {
                 // Rather one that is older than none.
-                return state.share(0).map(Turn::Share).ok_or(Failure::Overloaded);
+                return state.share(0).map(Turn::Share).ok_or(Failure::Overloaded(Side::Request));
             }
         }
         state.opening += 1;
