@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use e3_tests::backend::Backend;
 use e3_tests::client::{Connection, json_request, once};
 use e3_tests::engine_double::{Behaviour, EngineDouble};
-use e3_tests::frames::{ACK, END_HEADERS, END_STREAM, Frames, INITIAL_WINDOW, MAX_STREAMS, head, kind, request};
+use e3_tests::frames::{
+    ACK, END_HEADERS, END_STREAM, Frames, INITIAL_WINDOW, MAX_STREAMS, encoded, head, kind, request,
+};
 use e3_tests::stack::{Relay, folder};
 use e3_tests::{eventually, port};
 
@@ -22,8 +25,8 @@ enum Way {
     Patient,
     /// It answers 413 at once, reads nothing, and leaves the stream open.
     Early,
-    /// As patient; but requests without a body get an answer that does not end.
-    Endless,
+    /// As patient; but requests without a body get an answer that does not end, in pieces of this many bytes.
+    Endless(i64),
 }
 
 /// A server that speaks HTTP/2 without TLS, frame by frame.
@@ -39,8 +42,8 @@ struct Seen {
     open: usize,
     /// Most that ever were at once.
     most: usize,
-    /// Answers that wait for a window.
-    blocked: usize,
+    /// Bytes of answers that were sent.
+    sent: usize,
 }
 
 impl Upstream {
@@ -56,8 +59,11 @@ impl Upstream {
                     let note = |seen| {
                         kept.lock().unwrap_or_else(PoisonError::into_inner).insert(number, seen);
                     };
-                    // Ends with the connection.
+                    // Ends with the connection, and so do its streams.
                     let _ = serve(stream, way, settings, &note);
+                    if let Some(seen) = kept.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&number) {
+                        seen.open = 0;
+                    }
                 });
             }
         });
@@ -72,8 +78,14 @@ impl Upstream {
         self.all().iter().map(|seen| seen.open).sum()
     }
 
-    fn blocked(&self) -> usize {
-        self.all().iter().map(|seen| seen.blocked).sum()
+    /// Waits until no window opens any more.
+    fn stalled(&self) {
+        let sent = || self.all().iter().map(|seen| seen.sent).sum::<usize>();
+        eventually("answers that nobody reads", || {
+            let before = sent();
+            std::thread::sleep(Duration::from_millis(500));
+            (before > 0 && sent() == before).then_some(())
+        });
     }
 }
 
@@ -88,6 +100,7 @@ fn serve(stream: TcpStream, way: Way, settings: &[(u16, u32)], note: &dyn Fn(See
     let mut seen = Seen::default();
     let (mut window, mut initial) = (65_535_i64, 65_535_i64);
     let mut streams = BTreeMap::<u32, Stream>::new();
+    let most = if let Way::Endless(piece) = way { piece } else { 0 };
     loop {
         let frame = frames.receive()?;
         let ends = frame.flags & END_STREAM != 0;
@@ -109,7 +122,7 @@ fn serve(stream: TcpStream, way: Way, settings: &[(u16, u32)], note: &dyn Fn(See
                 }
             }
             kind::HEADERS => {
-                let endless = ends && way == Way::Endless;
+                let endless = ends && matches!(way, Way::Endless(_));
                 streams.insert(frame.stream, Stream { window: initial, endless });
                 if endless {
                     frames.send(kind::HEADERS, END_HEADERS, frame.stream, &[0x88])?;
@@ -131,14 +144,15 @@ fn serve(stream: TcpStream, way: Way, settings: &[(u16, u32)], note: &dyn Fn(See
                 streams.remove(&frame.stream);
             }
         }
-        seen.blocked = 0;
         for (id, stream) in streams.iter_mut().filter(|(_, stream)| stream.endless) {
-            while let piece @ 1.. = stream.window.min(window).min(16_384) {
-                frames.send(kind::DATA, 0, *id, &vec![b'a'; piece as usize])?;
+            let mut pieces = Vec::new();
+            while let piece @ 1.. = stream.window.min(window).min(most) {
+                pieces.extend(encoded(kind::DATA, 0, *id, &vec![b'a'; piece as usize]));
                 stream.window -= piece;
                 window -= piece;
             }
-            seen.blocked += 1;
+            frames.send_bytes(&pieces)?;
+            seen.sent += pieces.len();
         }
         seen.open = streams.len();
         note(seen);
@@ -216,22 +230,46 @@ fn requests_beyond_the_connections_bound_are_refused_at_once() {
     assert_eq!(upstream.all().len(), 64);
 }
 
+/// Requests for an answer that does not end.
+fn downloads(edge: &Edge, count: usize) -> Vec<Connection> {
+    let begin = |_| {
+        let mut client = Connection::open(edge.entry);
+        client.send(&json_request("GET", "/big", HOST, "")).expect("a request");
+        client
+    };
+    (0..count).map(begin).collect()
+}
+
 #[test]
 fn clients_that_do_not_read_hold_up_nobody_else() {
-    let upstream = Upstream::start(Way::Endless, &[]);
+    // In pieces of the usual size, and so small ones that their frames weigh more than what is in them.
+    for (count, piece) in [(31, 16_384), (8, 48)] {
+        let upstream = Upstream::start(Way::Endless(piece), &[]);
+        let edge = edge(&upstream);
+        assert_eq!(once(edge.entry, &json_request("POST", "/up", HOST, "xy")).status, 200, "the first connection");
+        let _stalled = downloads(&edge, count);
+        upstream.stalled();
+        let other = once(edge.entry, &json_request("POST", "/up", HOST, "xy"));
+        assert_eq!(other.status, 200, "{}", other.text());
+        assert_eq!(upstream.all().len(), 1, "on the very same connection");
+    }
+}
+
+#[test]
+fn clients_that_leave_amid_answers_end_nobody_elses() {
+    let upstream = Upstream::start(Way::Endless(64), &[]);
     let edge = edge(&upstream);
-    assert_eq!(once(edge.entry, &json_request("POST", "/up", HOST, "xy")).status, 200, "the first connection");
-    let stalled: Vec<_> = (0..31)
-        .map(|_| {
-            let mut client = Connection::open(edge.entry);
-            client.send(&json_request("GET", "/big", HOST, "")).expect("a request");
-            client
-        })
-        .collect();
-    eventually("stalled answers", || (upstream.blocked() == stalled.len()).then_some(()));
-    let other = once(edge.entry, &json_request("POST", "/up", HOST, "xy"));
-    assert_eq!(other.status, 200, "{}", other.text());
-    assert_eq!(upstream.all().len(), 1, "on the very same connection");
+    let mut slow = uploads(&edge, &upstream, 1);
+    for _ in 0..20 {
+        let mut leaving = downloads(&edge, 31);
+        for client in &mut leaving {
+            assert!(!client.some().expect("a part of the answer").is_empty());
+        }
+        drop(leaving);
+        eventually("closed streams", || (upstream.open() == 1).then_some(()));
+    }
+    slow[0].send(b"y").expect("the rest");
+    assert_eq!(slow[0].answer().expect("an answer").status, 200);
 }
 
 #[test]

@@ -25,6 +25,10 @@ pub const STREAMS: usize = 32;
 /// Most connections of a worker thread to one server.
 const CONNECTIONS: usize = 64;
 
+/// Responses that may be left before their end, and then a connection takes no more requests. What still comes for them weighs on the codec for good, and too
+/// much of it ends a connection for everybody.
+const MOST_LEFT: usize = 16;
+
 /// One connection that requests share.
 pub struct Connection {
     sender: Sender,
@@ -33,6 +37,8 @@ pub struct Connection {
     limit: AtomicUsize,
     /// Requests that share it now.
     carries: AtomicUsize,
+    /// Responses that were left before their end.
+    left: AtomicUsize,
     keep: Duration,
     until: Moments,
     /// Which one of its lane it is, as far as it is in it.
@@ -51,6 +57,7 @@ impl Connection {
             tasks,
             limit: AtomicUsize::new(0),
             carries: AtomicUsize::new(0),
+            left: AtomicUsize::new(0),
             keep,
             until: Moments::default(),
             number: AtomicUsize::new(0),
@@ -65,38 +72,59 @@ impl Connection {
     }
 
     fn has_room(&self) -> bool {
-        self.carries.load(Ordering::Relaxed) < self.limit.load(Ordering::Relaxed).min(STREAMS)
+        !self.is_spent() && self.carries.load(Ordering::Relaxed) < self.limit.load(Ordering::Relaxed).min(STREAMS)
+    }
+
+    fn is_spent(&self) -> bool {
+        self.left.load(Ordering::Relaxed) >= MOST_LEFT
+    }
+
+    /// Whether it is of use to no request, neither one that is on it nor one to come.
+    fn is_over(&self) -> bool {
+        self.sender.is_closed() || self.is_spent() && self.carries.load(Ordering::Relaxed) == 0
     }
 }
 
 /// A request's share in a connection, until its response is over.
-pub struct Share(Arc<Connection>);
+pub struct Share {
+    connection: Arc<Connection>,
+    ended: bool,
+}
 
 impl Share {
     /// One more request is on it.
     #[must_use]
     pub fn of(connection: &Arc<Connection>) -> Self {
         connection.carries.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(connection))
+        Self { connection: Arc::clone(connection), ended: false }
+    }
+
+    /// The response came to its end.
+    pub fn ended(&mut self) {
+        self.ended = true;
     }
 
     /// What sends a request on it.
     #[must_use]
     pub fn sender(&self) -> Sender {
-        self.0.sender.clone()
+        self.connection.sender.clone()
     }
 
     /// What its tasks are started with.
     #[must_use]
     pub fn tasks(&self) -> &Tasks {
-        &self.0.tasks
+        &self.connection.tasks
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.0.carries.fetch_sub(1, Ordering::Relaxed);
-        self.0.until.set(Moment::after(self.0.keep));
+        let connection = &self.connection;
+        if !self.ended {
+            connection.left.fetch_add(1, Ordering::Relaxed);
+        }
+        connection.carries.fetch_sub(1, Ordering::Relaxed);
+        connection.until.set(Moment::after(connection.keep));
     }
 }
 
@@ -130,7 +158,7 @@ impl Lane {
 impl State {
     /// A share in the first connection with room, of those that were opened after the first `after` ones.
     fn share(&mut self, after: usize) -> Option<Share> {
-        self.connections.retain(|one| !one.sender.is_closed());
+        self.connections.retain(|one| !one.is_over());
         let roomy = |one: &&Arc<Connection>| one.has_room() && one.number.load(Ordering::Relaxed) > after;
         self.connections.iter().find(roomy).map(Share::of)
     }
@@ -247,7 +275,7 @@ pub fn sweep() {
             let mut state = lane.state();
             state.connections.retain(|one| {
                 let kept = one.carries.load(Ordering::Relaxed) > 0 || !one.until.get().has_come();
-                kept && !one.sender.is_closed()
+                kept && !one.is_over()
             });
             state.opening > 0 || !state.connections.is_empty() || !state.until.get().has_come()
         });

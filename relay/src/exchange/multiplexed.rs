@@ -17,11 +17,14 @@ use super::lane::{Connection, Opening, STREAMS, Share};
 use super::tied::{Tasks, Tied};
 use crate::error::Failure;
 
-/// What a server may send of one response before it is read.
-const STREAM_WINDOW: u32 = 256 * 1024;
+/// What a server may send of one response before it is read. All of a connection's requests together hold 4 MiB.
+const STREAM_WINDOW: u32 = 128 * 1024;
 
-/// The same for all responses of a connection together: those that nobody reads never hold all of it, so they stall no other.
-const CONNECTION_WINDOW: u32 = STREAM_WINDOW * STREAMS as u32;
+/// What it may send on one connection. Responses that nobody reads never hold all of it, so they stall no other. It is far larger than what they can hold,
+/// because the codec ends a connection when the frames that wait on it weigh more than half of this, which it takes 256 bytes for the least of them to do.
+const CONNECTION_WINDOW: u32 = 64 * 1024 * 1024;
+
+const _: () = assert!(STREAM_WINDOW as usize * STREAMS < CONNECTION_WINDOW as usize);
 
 /// Most bytes of a response's head.
 const HEAD_MAX: u32 = 128 * 1024;
@@ -55,6 +58,8 @@ where
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(HEAD_MAX)
         .max_send_buf_size(SEND_BUFFER)
+        // What still comes for many clients that left is no fault of the server's: it would end the connection for those that stay.
+        .max_local_error_reset_streams(None)
         .keep_alive_interval(PING)
         .keep_alive_timeout(PING)
         .handshake(TokioIo::new(stream))

@@ -409,8 +409,12 @@ impl Driven {
 
 impl Drop for Driven {
     fn drop(&mut self) {
+        let ended = self.ended || self.body.is_end_stream();
+        if let Some((_, share)) = self.shared.as_mut().filter(|_| ended) {
+            share.ended();
+        }
         // Only a connection whose response was read to its end is between two requests.
-        if (self.ended || self.body.is_end_stream())
+        if ended
             && let Some(mut connection) = self.connection.take()
             && connection.nudge()
         {
