@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use http::HeaderValue;
 use lru::LruCache;
+use sha2::{Digest, Sha256};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::version::{TLS12, TLS13};
@@ -280,7 +281,7 @@ impl SiteState {
     ) -> Result<Self, BuildError> {
         let upstream = &site.upstream;
         let target = Target {
-            key: PoolKey::intern(&site.name, upstream.tls.as_ref()),
+            key: PoolKey::intern(&site.name, upstream.tls.as_ref(), || tls.system()),
             tls: upstream.tls.as_ref().filter(|_| !upstream.is_asked()).map(|t| tls.get(t)).transpose()?,
             http2: upstream.http2,
             proxy_protocol: upstream.proxy_protocol,
@@ -366,6 +367,8 @@ impl SiteState {
 #[derive(Default)]
 struct TlsConfigs {
     made: HashMap<Trust, Arc<ClientConfig>>,
+    /// SHA-256 of the system's authorities, once somebody trusts them.
+    system: Option<[u8; 32]>,
     /// For hosts that clients ask for.
     resolver: Resolver,
 }
@@ -374,6 +377,20 @@ struct TlsConfigs {
 type Trust = (Option<std::path::PathBuf>, Option<ClientIdentity>, bool);
 
 impl TlsConfigs {
+    fn system(&mut self) -> [u8; 32] {
+        *self.system.get_or_insert_with(|| {
+            let mut all: Vec<_> = rustls_native_certs::load_native_certs().certs;
+            // Wherever they come from, they come in any order.
+            all.sort_unstable_by(|a, b| a.as_ref().cmp(b.as_ref()));
+            let mut digest = Sha256::new();
+            for certificate in all {
+                digest.update((certificate.len() as u64).to_be_bytes());
+                digest.update(&certificate);
+            }
+            digest.finalize().into()
+        })
+    }
+
     fn config(&mut self, tls: &UpstreamTls) -> Result<Arc<ClientConfig>, BuildError> {
         let trust: Trust = (tls.ca.clone(), tls.identity.clone(), tls.only_tls13);
         Ok(match self.made.get(&trust) {

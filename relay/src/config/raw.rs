@@ -284,7 +284,7 @@ pub struct Destination {
     /// Requests with this Host, under `/host/…`, or for which CONNECT asks: exact, or `*.suffix`.
     #[schemars(required)]
     pub host: Option<At<String>>,
-    /// `https://host[:port]`, or `http://…` in tests; several are balanced. When absent, the host that is asked for over https, on a port of `ports`: looked up
+    /// `https://host[:port]`; several are balanced. `http://…` only within networks of one's own where rules open values. When absent, the host that is asked for over https, on a port of `ports`: looked up
     /// then, and verified by its own name.
     pub upstream: Option<At<OneOrMany>>,
     /// CONNECT is answered: TLS ends here with a certificate of the local authority (`ca`), and the rules hold for the requests in it.
@@ -370,9 +370,9 @@ pub struct Rule {
 pub struct Match {
     /// Methods in upper case; all when absent. GET stands for HEAD too.
     pub methods: Option<At<Vec<At<String>>>>,
-    /// Path patterns: `*` is any part of one segment, `**` any number of segments.
+    /// Path patterns: `*` is any part of one segment, `**` any number of segments. A slash at the end, and blanks and dots at the end of a segment, are overlooked.
     pub path: Option<At<OneOrMany>>,
-    /// Headers that must be there: a value in which `*` is any text, so that `"*"` asks only that the header is there.
+    /// Headers that must be there, `Host` aside, by which sites are chosen: a value in which `*` is any text, so that `"*"` asks only that the header is there.
     #[serde(default)]
     pub headers: BTreeMap<String, At<String>>,
     /// Media types that the selectors understand; another is refused with 415. When absent: `application/json` and `application/*+json`, held whole;

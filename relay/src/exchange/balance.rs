@@ -400,7 +400,7 @@ mod tests {
 
     fn target() -> Target {
         Target {
-            key: PoolKey::intern("a", None),
+            key: PoolKey::intern("a", None, || [0; 32]),
             tls: None,
             http2: false,
             proxy_protocol: None,
@@ -429,6 +429,10 @@ mod tests {
         assert!(!known.fits(&upstream, &Target { http2: true, ..target() }, "a"));
         assert!(!known.fits(&upstream, &Target { key: PoolKey::fresh(), ..target() }, "a"));
         assert!(!known.fits(&upstream, &target(), "b"));
+        let tls = UpstreamTls { server_name: "a".into(), ca: None, identity: None, only_tls13: false, http2: false };
+        let key = |system| PoolKey::intern("a", Some(&tls), || system);
+        assert_eq!(key([1; 32]), key([1; 32]));
+        assert_ne!(key([1; 32]), key([2; 32]), "the system's authorities have changed");
     }
 
     #[test]

@@ -29,8 +29,8 @@ struct Identity {
 struct TlsIdentity {
     /// The name that is verified.
     name: Box<str>,
-    /// SHA-256 of the only authorities that are trusted.
-    authorities: Option<[u8; 32]>,
+    /// SHA-256 of the authorities that are trusted, the system's where no file names others.
+    authorities: [u8; 32],
     /// SHA-256 of the client certificate.
     client: Option<[u8; 32]>,
     only_tls13: bool,
@@ -54,12 +54,13 @@ static IDENTITIES: Mutex<Vec<Identity>> = Mutex::new(Vec::new());
 
 impl PoolKey {
     /// The key of a site's connections; the same one after a reload that changes nothing about them, the bytes of the certificates' files included.
+    /// `system` is asked for the SHA-256 of the system's authorities.
     #[must_use]
-    pub fn intern(site: &str, tls: Option<&UpstreamTls>) -> Self {
+    pub fn intern(site: &str, tls: Option<&UpstreamTls>, system: impl FnOnce() -> [u8; 32]) -> Self {
         let digest = |file: &PathBuf| Sha256::digest(std::fs::read(file).unwrap_or_default()).into();
         let tls = tls.map(|t| TlsIdentity {
             name: t.server_name.clone(),
-            authorities: t.ca.as_ref().map(digest),
+            authorities: t.ca.as_ref().map_or_else(system, digest),
             client: t.identity.as_ref().map(|identity| digest(&identity.certificate)),
             only_tls13: t.only_tls13,
             http2: t.http2,
