@@ -355,6 +355,22 @@ fn no_spelling_of_a_path_gets_round_a_rule() {
     }
 }
 
+/// A rule looks at every reading of a path; a destination opens one only if each reading is open.
+#[test]
+fn no_spelling_of_a_path_opens_another() {
+    let text = "engine: {endpoints: [\"unix:///run/e3.sock\"], app: shop, development: true}\n\
+                outbound:\n  - listen: 127.0.0.1:0\n    destinations:\n      \
+                - {host: pay.example, paths: [/charges, /v1/**], rules: [{request: {open: [{select: $.a, roles: [a]}]}}]}\n";
+    let checked = config::check(Path::new("test.yaml"), text).unwrap_or_else(|report| panic!("{report}"));
+    let site = checked.config.outbound[0].sites.get("pay.example").unwrap();
+    for target in ["/charges", "/charges/", "/%63harges", "/v1/a."] {
+        assert_eq!(ruled(site, "POST", target, &[]), Ok(true), "{target}");
+    }
+    for target in ["/charges.", "/charges%20", "/charges./", "/v1./a", "/v1%20/a"] {
+        assert_eq!(ruled(site, "POST", target, &[]), Err(Failure::ClosedPath), "{target}");
+    }
+}
+
 #[test]
 fn no_other_method_hides_in_a_request() {
     let site = orders("unruled: pass");

@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::path::Path;
+use std::process::Command;
 
 use relay::config::report::{Fault, Severity};
 use relay::config::{self, Report};
+use relay::outbound::egress::Refused;
 
 const ENGINE: &str = "engine: {endpoints: [\"unix:///run/e3.sock\"], app: shop, development: true}\n";
 
@@ -223,6 +225,22 @@ fn opened_values_never_go_in_plaintext_to_the_internet() {
         "upstream: http://ledger.internal\n        networks: [10.0.0.0/8]",
     ] {
         assert_eq!(told(keys, rule, ""), None, "{keys}");
+    }
+    // What a name resolves to is seen when it is dialled: with an engine that proves itself no address of the Internet is.
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("relay.key");
+    let made = Command::new(env!("CARGO_BIN_EXE_relay")).args(["key", "new"]).arg(&key).output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let pcr = "1".repeat(96);
+    let attested =
+        format!(", attestation: {{pcr0: \"{pcr}\", pcr1: \"{pcr}\", pcr2: \"{pcr}\"}}, key: {}", key.display());
+    for (engine, reached) in [(&*attested, Err(Refused::Plaintext)), (", development: true", Ok(()))] {
+        let named = destination("upstream: http://ledger.internal\n        networks: [10.0.0.0/8]", rule);
+        let named = named.replace(", development: true", engine);
+        let checked = config::check(Path::new("relay.yaml"), &named).unwrap_or_else(|report| panic!("{report}"));
+        let egress = checked.config.outbound[0].sites.get("a.example").unwrap().upstream.egress.clone().unwrap();
+        assert_eq!(egress.check("93.184.216.34".parse().unwrap()), reached, "{engine}");
+        assert_eq!(egress.check("10.1.2.3".parse().unwrap()), Ok(()), "{engine}");
     }
     let sealed = "{response: {seal: [{select: $.a, role: a}]}}";
     assert_eq!(told("upstream: http://api.pay.example", sealed, ""), None, "nothing is opened");
