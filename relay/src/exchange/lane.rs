@@ -72,7 +72,7 @@ impl Connection {
     }
 
     fn has_room(&self) -> bool {
-        !self.is_spent() && self.carries.load(Ordering::Relaxed) < self.limit.load(Ordering::Relaxed).min(STREAMS)
+        self.carries.load(Ordering::Relaxed) < self.limit.load(Ordering::Relaxed).min(STREAMS)
     }
 
     fn is_spent(&self) -> bool {
@@ -159,8 +159,14 @@ impl State {
     /// A share in the first connection with room, of those that were opened after the first `after` ones.
     fn share(&mut self, after: usize) -> Option<Share> {
         self.connections.retain(|one| !one.is_over());
-        let roomy = |one: &&Arc<Connection>| one.has_room() && one.number.load(Ordering::Relaxed) > after;
-        self.connections.iter().find(roomy).map(Share::of)
+        let good =
+            |one: &&Arc<Connection>| one.has_room() && !one.is_spent() && one.number.load(Ordering::Relaxed) > after;
+        self.connections.iter().find(good).map(Share::of)
+    }
+
+    /// A share in any connection with room.
+    fn share_any(&self) -> Option<Share> {
+        self.connections.iter().find(|one| one.has_room()).map(Share::of)
     }
 }
 
@@ -231,8 +237,8 @@ impl Search {
                 return Ok(Turn::Wait(news));
             }
             if state.connections.len() + state.opening >= CONNECTIONS {
-                // Rather one that is older than none.
-                return state.share(0).map(Turn::Share).ok_or(Failure::Overloaded(Side::Request));
+                // Rather one that is older, or spent, than none.
+                return state.share_any().map(Turn::Share).ok_or(Failure::Overloaded(Side::Request));
             }
         }
         state.opening += 1;
