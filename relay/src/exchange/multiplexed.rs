@@ -20,8 +20,8 @@ use crate::error::Failure;
 /// What a server may send of one response before it is read. All of a connection's requests together hold 4 MiB.
 const STREAM_WINDOW: u32 = 128 * 1024;
 
-/// What it may send on one connection. Responses that nobody reads never hold all of it, so they stall no other. It is far larger than what they can hold,
-/// because the codec ends a connection when the frames that wait on it weigh more than half of this, which it takes 256 bytes for the least of them to do.
+/// What it may send on one connection. Responses that nobody reads never hold all of it, so they stall no other. It is far larger than what they can hold
+/// because the codec ends a connection when the small frames that wait on it, each weighed as if it had 256 bytes, weigh half of this.
 const CONNECTION_WINDOW: u32 = 64 * 1024 * 1024;
 
 const _: () = assert!(STREAM_WINDOW as usize * STREAMS < CONNECTION_WINDOW as usize);
