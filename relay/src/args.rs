@@ -26,7 +26,7 @@ Examples:
   relay seal --column number:card-number cards.csv --output sealed.csv --resume
   relay verify engine https://relay.example --pcrs expected.json
 
-Exit codes: 0 done; 1 could not run, or warnings with --strict; 2 wrong use, or a bad rules file; 3 drained with connections cut; 130 interrupted";
+Exit codes: 0 done; 1 could not run, or warnings with --strict, or a refused message; 2 wrong use, or a bad rules file; 3 drained with connections cut; 130 interrupted";
 
 /// What `relay` does.
 #[derive(Debug, Subcommand)]

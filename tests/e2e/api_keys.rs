@@ -80,7 +80,7 @@ fn a_key_does_what_its_grants_say_and_the_relay_it_comes_through_adds_nothing() 
     let engine = Engine::start_under(folder.path(), &policy);
     let _relay = relay(folder.path(), &engine, address);
     let target = "/v1/seal?select=%24.card:card&select=%24.phone:phone:deterministic";
-    let (status, sealed) = call(address, &writer, ELSEWHERE, target, r#"{"card":"4111","phone":"555"}"#);
+    let (status, sealed) = call(address, &writer, ELSEWHERE, target, r#"{"card":"4111111111111111","phone":"555"}"#);
     assert_eq!(status, 200, "{sealed}");
     let tokens: serde_json::Value = serde_json::from_str(&sealed).expect("JSON");
     let (card, phone) = (tokens["card"].to_string(), tokens["phone"].to_string());
@@ -105,7 +105,7 @@ fn a_key_does_what_its_grants_say_and_the_relay_it_comes_through_adds_nothing() 
     ] {
         let (status, told) = call(address, key, from, target, body);
         assert_eq!((status, code(&told).as_str()), (refused, why), "{target} {body} from {from}: {told}");
-        assert!(!told.contains("555") && !told.contains("4111"));
+        assert!(!told.contains("555") && !told.contains("4111111111111111"));
     }
     // Of several tokens the one that the key may open is opened, where the caller wants that.
     let (status, left) = call(address, &phones, HOME, "/v1/open?on_refused=leave", &sealed);
@@ -130,7 +130,7 @@ fn a_key_does_what_its_grants_say_and_the_relay_it_comes_through_adds_nothing() 
             String::from_utf8_lossy(&done.stderr).into_owned(),
         )
     };
-    assert_eq!(run(None, &card), (Some(0), "4111".into(), String::new()));
+    assert_eq!(run(None, &card), (Some(0), "4111111111111111".into(), String::new()));
     let (status, _, told) = run(None, &phone);
     assert!(status == Some(1) && told.contains("(engine/not-permitted)"), "{told}");
     let (status, _, told) = run(Some(&writer), &card);
@@ -143,7 +143,7 @@ fn a_key_does_what_its_grants_say_and_the_relay_it_comes_through_adds_nothing() 
         text.contains("phone-service").then_some(text)
     });
     assert!(audit.contains("\"principal\":\"phone-service\"") && audit.contains("\"proof\":\"api-key\""), "{audit}");
-    for kept in [&writer.text, &phones.text, &lapsed.text, &stranger.text, "4111", "\"555\""] {
+    for kept in [&writer.text, &phones.text, &lapsed.text, &stranger.text, "4111111111111111", "\"555\""] {
         assert!(!audit.contains(kept), "{kept} is in the audit");
     }
 }
@@ -161,7 +161,7 @@ fn a_revoked_key_opens_nothing_more_on_connections_that_are_open() {
     };
     let engine = Engine::start_under(folder.path(), &policy(1, &[&one, &two]));
     let relay = relay(folder.path(), &engine, address);
-    let (status, token) = call(address, &one, HOME, "/v1/seal?role=card", "\"4111\"");
+    let (status, token) = call(address, &one, HOME, "/v1/seal?role=card", "\"4111111111111111\"");
     assert_eq!(status, 200, "{token}");
     let ask = |connection: &mut Connection, key: &Key| {
         let head = format!(
