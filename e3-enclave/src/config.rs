@@ -172,6 +172,7 @@ struct RawApp {
     roles: BTreeMap<String, At<RawRole>>,
     /// Deterministic seals a second that one engine serves: each answers a guess.
     #[serde(default = "deterministic_rate")]
+    #[schemars(range(max = u32::MAX))]
     deterministic_rate: u32,
 }
 
@@ -415,6 +416,14 @@ impl<'de> Deserialize<'de> for Octal {
             }
 
             fn visit_u64<E>(self, _: u64) -> Result<Octal, E> {
+                Ok(Octal::Number)
+            }
+
+            fn visit_i64<E>(self, _: i64) -> Result<Octal, E> {
+                Ok(Octal::Number)
+            }
+
+            fn visit_i128<E>(self, _: i128) -> Result<Octal, E> {
                 Ok(Octal::Number)
             }
 

@@ -221,7 +221,9 @@ audit: {sinks: [{file: a}, {file: a}, {stdout: false}, {}]}
     }
     assert_eq!(said.matches(": error: ").count(), told.len(), "{said}");
     // A mode without quotes is what its digits say, and no other way to write a number.
-    for (mode, fits) in [("0660", true), ("660", true), ("\"0660\"", true), ("0o660", false), ("432.0", false)] {
+    for (mode, fits) in
+        [("0660", true), ("660", true), ("\"0660\"", true), ("0o660", false), ("432.0", false), ("-600", false)]
+    {
         fs::write(setup.path("e3.yaml"), format!("{good}socket_mode: {mode}\n")).unwrap();
         let checked = setup.run(&["check"]);
         assert_eq!(checked.status.success(), fits, "{mode}: {}", String::from_utf8_lossy(&checked.stderr));
