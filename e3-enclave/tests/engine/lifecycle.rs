@@ -167,7 +167,7 @@ fn a_wrong_configuration_is_refused_with_its_place() {
     let text = fs::read_to_string(setup.path("e3.yaml")).unwrap();
     for (from, to, place, cause) in [
         ("keyring:", "keyrings:", ":3:1", "unknown key"),
-        ("keyring: keyring", "keyring: keyring\nkeyring: again", ":4:1", "duplicate"),
+        ("keyring: keyring", "keyring: keyring\nkeyring: again", ":4:1", "stands twice"),
         ("card: {}", "Card: {}", ":6:", "a role is"),
         ("shop:", "Shop:", ":6:", "an app is"),
         ("unix://", "http://", ":2:", "an endpoint starts with"),
