@@ -70,11 +70,20 @@ impl Engine {
     /// # Errors
     /// No answer within the configured time.
     pub async fn call(&self, request: RequestWriter, side: Side) -> Result<AnswerFrame, Failure> {
+        self.timed_call(request, side).await.map(|(answer, _)| answer)
+    }
+
+    /// The same, with the time it took.
+    ///
+    /// # Errors
+    /// As [`Engine::call`].
+    pub async fn timed_call(&self, request: RequestWriter, side: Side) -> Result<(AnswerFrame, Duration), Failure> {
         let _waiting = self.metrics.call();
         let asked = Instant::now();
-        let answer = self.client.call(request, asked + self.timeout).await;
-        self.metrics.took(asked.elapsed());
-        answer.map_err(|error| match error {
+        let answer = self.client.call_from(asked, request, asked + self.timeout).await;
+        let took = asked.elapsed();
+        self.metrics.took(took);
+        answer.map(|answer| (answer, took)).map_err(|error| match error {
             LinkError::TooLarge => Failure::TooMuchForEngine(side),
             LinkError::Protocol => Failure::EngineAnswer,
             LinkError::Connect(_)

@@ -187,7 +187,20 @@ impl Client {
     /// # Errors
     /// No answer came. The engine may have worked on the request all the same.
     pub async fn call(&self, request: RequestWriter, deadline: Instant) -> Result<AnswerFrame, LinkError> {
-        let left = deadline.saturating_duration_since(Instant::now());
+        self.call_from(Instant::now(), request, deadline).await
+    }
+
+    /// The same for a caller that knows what time it is: `now`.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub async fn call_from(
+        &self,
+        now: Instant,
+        request: RequestWriter,
+        deadline: Instant,
+    ) -> Result<AnswerFrame, LinkError> {
+        let left = deadline.saturating_duration_since(now);
         let body = Bytes::from(request.finish(u32::try_from(left.as_millis()).unwrap_or(u32::MAX)));
         let first = if self.has_alternative() { deadline - left / 2 } else { deadline };
         match self.attempt(FrameKind::Request, body.clone(), first, None).await {

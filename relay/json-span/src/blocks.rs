@@ -226,7 +226,6 @@ fn take<L: Lanes>(
     walk: &mut Walk<'_>,
 ) -> Taken {
     let Structure { quote, backslash, control, white, open, close, colon, comma, non_ascii } = lanes.structure(stride);
-    let non_ascii = lanes.any(non_ascii);
     let escapes = carries.escape != 0 || lanes.any(backslash);
     if carries.string != 0 && !escapes && !lanes.any(quote) {
         // Inside a long string.
@@ -283,6 +282,19 @@ fn take<L: Lanes>(
         return Taken { wrong: true, non_ascii };
     }
 
+    // Where the present container's members have known names, all of the stride is looked at together.
+    let known = match walk.looping() {
+        Some((tails, before)) => {
+            let mut closes = lanes.masks(&[0; WORDS]);
+            for tail in tails {
+                let mut carry = u64::from(place.base.checked_sub(1).is_some_and(|at| text[at] == tail.last));
+                let behind_last = lanes.next(lanes.folded(stride, 0, tail.last), &mut carry);
+                closes = closes | lanes.shifted(string_open, tail.distance, before) & behind_last;
+            }
+            lanes.words(closes & string_close)
+        }
+        None => [0; WORDS],
+    };
     let (opens, closes) = (lanes.words(string_open), lanes.words(string_close));
     let (open, close) = (lanes.words(open), lanes.words(close));
     let (colon, comma) = (lanes.words(colon), lanes.words(comma));
@@ -298,6 +310,7 @@ fn take<L: Lanes>(
             colon: colon[at],
             comma: comma[at],
             element: element[at],
+            known: known[at],
         };
         let base = place.base + at * BLOCK;
         wrong |= walk.block(base, &tokens, backslashes[at] != 0, |byte| lanes.equal(block, byte));
@@ -316,6 +329,8 @@ pub(crate) struct Tokens {
     pub(crate) comma: u64,
     /// What shows that the container around it is an array.
     pub(crate) element: u64,
+    /// Closing quotes of what may be known names in the looping state that the stride began in.
+    pub(crate) known: u64,
 }
 
 /// Finds the bytes of a stride that a backslash escapes; none if one of them may not be.
@@ -382,27 +397,26 @@ fn primitives<L: Lanes>(
     let digit = numerals.digit & number;
     let minus = numerals.minus & number;
     let point = numerals.point & number;
-    let plus = numerals.plus & number;
-    let exponent = numerals.exponent & number;
     let leading = minus & start;
     let after_sign = lanes.next(leading, &mut carries.after_sign);
     let after_zero = lanes.next((start & digit | after_sign) & numerals.zero, &mut carries.after_zero);
     let after_digit = lanes.next(digit, &mut carries.after_digit);
     let after_point = lanes.next(point, &mut carries.after_point);
     let after_fraction = through(lanes, after_point, digit, &mut carries.fraction);
-    let mut errors = number & !(digit | minus | point | plus | exponent)
-        | (after_sign | after_point) & !digit
-        | after_zero & digit
-        | point & (after_fraction | !after_digit);
+    let mut errors = (after_sign | after_point) & !digit | after_zero & digit | point & (after_fraction | !after_digit);
 
     let started = carries.after_exponent | carries.after_exponent_sign | carries.power;
-    let sign = minus & !leading | plus;
-    if started != 0 || lanes.any(exponent | sign) {
+    let unusual = number & !(digit | minus | point);
+    if started != 0 || lanes.any(unusual | minus & !leading) {
+        let exponent = lanes.folded(stride, 0x20, b'e') & number;
+        let plus = lanes.folded(stride, 0, b'+') & number;
+        let sign = minus & !leading | plus;
         let after_exponent = lanes.next(exponent, &mut carries.after_exponent);
         let power_sign = after_exponent & sign;
         let after_power_sign = lanes.next(power_sign, &mut carries.after_exponent_sign);
         let power = after_exponent & digit | after_power_sign;
         errors = errors
+            | unusual & !(plus | exponent)
             | exponent & !after_digit
             | after_exponent & !(digit | sign)
             | sign & !power_sign

@@ -36,19 +36,17 @@ pub(crate) struct Structure<M> {
     pub(crate) close: M,
     pub(crate) colon: M,
     pub(crate) comma: M,
-    pub(crate) non_ascii: M,
+    /// Whether there is a byte beyond ASCII.
+    pub(crate) non_ascii: bool,
 }
 
-/// Where the bytes of a stride are that numbers consist of.
+/// Where the bytes of a stride are that most numbers consist of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Numerals<M> {
     pub(crate) digit: M,
     pub(crate) zero: M,
     pub(crate) minus: M,
-    pub(crate) plus: M,
     pub(crate) point: M,
-    /// `e` and `E`.
-    pub(crate) exponent: M,
 }
 
 /// A way to compute masks: numbers of 512 bits in eight words, the lowest first.
@@ -59,12 +57,16 @@ pub(crate) trait Lanes: Copy {
     fn numerals(self, stride: &[u8; STRIDE]) -> Numerals<Self::Masks>;
     /// Where the bytes of a block are that are this one.
     fn equal(self, block: &[u8; BLOCK], byte: u8) -> u64;
+    /// Where the bytes of a stride are that become the second once the bits of the first are set in them.
+    fn folded(self, stride: &[u8; STRIDE], bits: u8, byte: u8) -> Self::Masks;
     fn masks(self, words: &[u64; WORDS]) -> Self::Masks;
     fn words(self, masks: Self::Masks) -> [u64; WORDS];
     /// Whether some bit is set.
     fn any(self, masks: Self::Masks) -> bool;
     /// Every bit one place up: `carry`, 0 or 1, comes in at the bottom, and what goes out at the top is the next one.
     fn next(self, masks: Self::Masks, carry: &mut u64) -> Self::Masks;
+    /// Every bit up by 1 to 63 places; the word below is where the bits at the bottom come from.
+    fn shifted(self, masks: Self::Masks, by: u8, below: u64) -> Self::Masks;
     /// The sum of two numbers and `carry`, 0 or 1; what does not fit is the next one.
     fn sum(self, a: Self::Masks, b: Self::Masks, carry: &mut u64) -> Self::Masks;
     /// Bit n is the parity of bits 0 to n and `carry`, 0 or 1: the bytes of strings, opening quotes included, by their quotes. The top bit is the next one.
@@ -78,6 +80,16 @@ fn next_words(words: [u64; WORDS], carry: &mut u64) -> [u64; WORDS] {
         let next = word << 1 | *carry;
         *carry = word >> 63;
         next
+    })
+}
+
+/// [`Lanes::shifted`], word by word.
+#[inline(always)]
+fn shifted_words(words: [u64; WORDS], by: u8, mut below: u64) -> [u64; WORDS] {
+    words.map(|word| {
+        let shifted = word << by | below >> (64 - by);
+        below = word;
+        shifted
     })
 }
 

@@ -1,6 +1,6 @@
 //! The walk over brackets: matches them, and follows the automaton through the containers where it can select something.
 
-use crate::automaton::{Automaton, DEAD, State, StateId};
+use crate::automaton::{Automaton, DEAD, State, StateId, Tail};
 use crate::blocks::Tokens;
 use crate::scan::{Hit, Kind, is_white, string_end};
 
@@ -47,6 +47,8 @@ pub(crate) struct Walk<'a> {
     escapes_before: bool,
     /// There was a backslash: names may hold escapes.
     escapes: bool,
+    /// The looping state that the stride began in, packed as in a container; else that of the dead one, which knows no names.
+    looping: u64,
 }
 
 /// The bytes of a block behind a bracket, up to and with the next.
@@ -95,7 +97,19 @@ impl<'a> Walk<'a> {
             open_before: 0,
             escapes_before: false,
             escapes: false,
+            looping: LOOPS,
         }
+    }
+
+    /// A stride begins: what the known names end like where the present container's state loops, and the opening quotes of the block before.
+    #[inline(always)]
+    pub(crate) fn looping(&mut self) -> Option<(&[Tail], u64)> {
+        if self.container & (LOOPS | MARKED) != LOOPS {
+            self.looping = LOOPS;
+            return None;
+        }
+        self.looping = self.container & STATE;
+        Some((&self.automaton.state(state_of(self.container)).tails, self.open_before))
     }
 
     /// Passes over a block inside a string.
@@ -116,7 +130,7 @@ impl<'a> Walk<'a> {
         // Kept out of memory, where every bracket would wait for the one before.
         let (mut container, mut level) = (self.container, self.level);
         // Closing quotes of what may be known names in the looping state that was met last.
-        let (mut looping, mut known) = (LOOPS, 0);
+        let (mut looping, mut known) = (self.looping, tokens.known);
         loop {
             let reached = up_to_lowest(brackets);
             let bytes = reached & !done;

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use e3_wire::{Answer, Context, ItemAnswer, Refusal, RequestWriter, Role, ValueType, WireError};
@@ -153,9 +153,8 @@ async fn edits(
     if edits.is_empty() {
         return Ok(Edits::default());
     }
-    let asked = Instant::now();
-    let frame = engine.call(request, side).await?;
-    report.engine_time = asked.elapsed();
+    let (frame, took) = engine.timed_call(request, side).await?;
+    report.engine_time = took;
     let items = match engine::read(&frame, context.request_id) {
         Ok(Answer::Items(items)) => items,
         Ok(Answer::Refused(refusal)) => return Err(Failure::Engine(refusal)),

@@ -2,7 +2,7 @@
 
 use std::ops::{BitAnd, BitOr, Not};
 
-use super::{Lanes, Numerals, Structure, next_words, strings_words, sum_words};
+use super::{Lanes, Numerals, Structure, next_words, shifted_words, strings_words, sum_words};
 use crate::blocks::{BLOCK, STRIDE, WORDS};
 
 /// Works on any processor.
@@ -56,7 +56,7 @@ impl Lanes for Plain {
             close: Self::masks_of(stride, |byte| matches!(byte, b'}' | b']')),
             colon: Self::masks_of(stride, |byte| byte == b':'),
             comma: Self::masks_of(stride, |byte| byte == b','),
-            non_ascii: Self::masks_of(stride, |byte| byte >= 0x80),
+            non_ascii: !stride.is_ascii(),
         }
     }
 
@@ -65,14 +65,16 @@ impl Lanes for Plain {
             digit: Self::masks_of(stride, |byte| byte.is_ascii_digit()),
             zero: Self::masks_of(stride, |byte| byte == b'0'),
             minus: Self::masks_of(stride, |byte| byte == b'-'),
-            plus: Self::masks_of(stride, |byte| byte == b'+'),
             point: Self::masks_of(stride, |byte| byte == b'.'),
-            exponent: Self::masks_of(stride, |byte| matches!(byte, b'e' | b'E')),
         }
     }
 
     fn equal(self, block: &[u8; BLOCK], byte: u8) -> u64 {
         Self::mask(block, |here| here == byte)
+    }
+
+    fn folded(self, stride: &[u8; STRIDE], bits: u8, byte: u8) -> PlainMasks {
+        Self::masks_of(stride, |here| here | bits == byte)
     }
 
     fn masks(self, words: &[u64; WORDS]) -> PlainMasks {
@@ -89,6 +91,10 @@ impl Lanes for Plain {
 
     fn next(self, masks: PlainMasks, carry: &mut u64) -> PlainMasks {
         PlainMasks(next_words(masks.0, carry))
+    }
+
+    fn shifted(self, masks: PlainMasks, by: u8, below: u64) -> PlainMasks {
+        PlainMasks(shifted_words(masks.0, by, below))
     }
 
     fn sum(self, a: PlainMasks, b: PlainMasks, carry: &mut u64) -> PlainMasks {
@@ -118,22 +124,18 @@ mod tests {
             close: plain(close),
             colon: plain(colon),
             comma: plain(comma),
-            non_ascii: plain(non_ascii),
+            non_ascii,
         };
         assert_eq!(structure, Plain.structure(stride));
-        let Numerals { digit, zero, minus, plus, point, exponent } = lanes.numerals(stride);
-        let numerals = Numerals {
-            digit: plain(digit),
-            zero: plain(zero),
-            minus: plain(minus),
-            plus: plain(plus),
-            point: plain(point),
-            exponent: plain(exponent),
-        };
+        let Numerals { digit, zero, minus, point } = lanes.numerals(stride);
+        let numerals = Numerals { digit: plain(digit), zero: plain(zero), minus: plain(minus), point: plain(point) };
         assert_eq!(numerals, Plain.numerals(stride));
         let (blocks, _) = stride.as_chunks::<BLOCK>();
         for byte in [blocks[0][0], blocks[7][63], b'"'] {
             assert_eq!(lanes.equal(&blocks[3], byte), Plain.equal(&blocks[3], byte));
+            for bits in [0, 0x20] {
+                assert_eq!(plain(lanes.folded(stride, bits, byte)), Plain.folded(stride, bits, byte));
+            }
         }
         let words: Vec<u64> = stride.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
         let (numbers, _) = words.as_chunks::<WORDS>();
@@ -153,6 +155,9 @@ mod tests {
             let same = |masks: L::Masks, words: [u64; WORDS]| assert_eq!(lanes.words(masks), words);
             same(lanes.next(of_a, &mut here), next_words(*a, &mut there));
             assert_eq!(here, there);
+            for by in [1, 4, 31, 63] {
+                same(lanes.shifted(of_a, by, b[7]), shifted_words(*a, by, b[7]));
+            }
             (here, there) = (carry, carry);
             same(lanes.sum(of_a, of_b, &mut here), sum_words(*a, *b, &mut there));
             assert_eq!(here, there);

@@ -4,7 +4,7 @@
 use std::arch::x86_64::*;
 use std::ops::{BitAnd, BitOr, Not};
 
-use super::{Lanes, Numerals, Structure, strings_words, sum_words};
+use super::{Lanes, Numerals, Structure, shifted_words, strings_words, sum_words};
 use crate::blocks::{BLOCK, STRIDE, WORDS};
 
 /// White space by its low four bits; no byte with other low bits than 0 equals the rest.
@@ -39,6 +39,20 @@ impl Avx512 {
                 && is_x86_feature_detected!("avx512vl")
         })?;
         Some(Self(()))
+    }
+}
+
+impl Avx512 {
+    /// Bytes below U+0020.
+    #[inline(always)]
+    fn controls(self, stride: &[u8; STRIDE]) -> Masks512 {
+        let mut words = [0; WORDS];
+        for (word, block) in words.iter_mut().zip(stride.as_chunks::<BLOCK>().0) {
+            // SAFETY: `self` proves the features; the load reads the 64 bytes of the block.
+            *word =
+                unsafe { _mm512_cmplt_epu8_mask(_mm512_loadu_si512(block.as_ptr().cast()), _mm512_set1_epi8(0x20)) };
+        }
+        self.masks(in_memory(&words))
     }
 }
 
@@ -129,7 +143,8 @@ impl Lanes for Avx2 {
 
     #[inline(always)]
     fn structure(self, stride: &[u8; STRIDE]) -> Structure<Masks256> {
-        let mut words = [[0; WORDS]; 9];
+        let mut words = [[0; WORDS]; 8];
+        let mut non_ascii = 0;
         for (at, block) in stride.as_chunks::<BLOCK>().0.iter().enumerate() {
             // SAFETY: `self` proves the features; the loads read the 64 bytes of the block.
             let found = unsafe {
@@ -157,21 +172,24 @@ impl Lanes for Avx2 {
                     equal(low_folded, high_folded, b'}'),
                     equal(low, high, b':'),
                     equal(low, high, b','),
-                    join(low, high),
                 ]
+            };
+            // SAFETY: as above.
+            non_ascii |= unsafe {
+                let low = _mm256_loadu_si256(block.as_ptr().cast());
+                _mm256_movemask_epi8(_mm256_or_si256(low, _mm256_loadu_si256(block.as_ptr().add(32).cast())))
             };
             for (words, found) in words.iter_mut().zip(found) {
                 words[at] = found;
             }
         }
-        let [quote, backslash, control, white, open, close, colon, comma, non_ascii] =
-            words.map(|words| self.masks(&words));
-        Structure { quote, backslash, control, white, open, close, colon, comma, non_ascii }
+        let [quote, backslash, control, white, open, close, colon, comma] = words.map(|words| self.masks(&words));
+        Structure { quote, backslash, control, white, open, close, colon, comma, non_ascii: non_ascii != 0 }
     }
 
     #[inline(always)]
     fn numerals(self, stride: &[u8; STRIDE]) -> Numerals<Masks256> {
-        let mut words = [[0; WORDS]; 6];
+        let mut words = [[0; WORDS]; 4];
         for (at, block) in stride.as_chunks::<BLOCK>().0.iter().enumerate() {
             // SAFETY: as above.
             let found = unsafe {
@@ -184,26 +202,18 @@ impl Lanes for Avx2 {
                     let byte = _mm256_set1_epi8(byte as i8);
                     join(_mm256_cmpeq_epi8(low, byte), _mm256_cmpeq_epi8(high, byte))
                 };
-                let space = _mm256_set1_epi8(0x20);
                 let digit = |bytes| {
                     let value = _mm256_sub_epi8(bytes, _mm256_set1_epi8(b'0' as i8));
                     _mm256_cmpeq_epi8(_mm256_min_epu8(value, _mm256_set1_epi8(9)), value)
                 };
-                [
-                    join(digit(low), digit(high)),
-                    equal(low, high, b'0'),
-                    equal(low, high, b'-'),
-                    equal(low, high, b'+'),
-                    equal(low, high, b'.'),
-                    equal(_mm256_or_si256(low, space), _mm256_or_si256(high, space), b'e'),
-                ]
+                [join(digit(low), digit(high)), equal(low, high, b'0'), equal(low, high, b'-'), equal(low, high, b'.')]
             };
             for (words, found) in words.iter_mut().zip(found) {
                 words[at] = found;
             }
         }
-        let [digit, zero, minus, plus, point, exponent] = words.map(|words| self.masks(&words));
-        Numerals { digit, zero, minus, plus, point, exponent }
+        let [digit, zero, minus, point] = words.map(|words| self.masks(&words));
+        Numerals { digit, zero, minus, point }
     }
 
     #[inline(always)]
@@ -261,6 +271,26 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    fn folded(self, stride: &[u8; STRIDE], bits: u8, byte: u8) -> Masks256 {
+        let mut words = [0; WORDS];
+        for (word, block) in words.iter_mut().zip(stride.as_chunks::<BLOCK>().0) {
+            // SAFETY: as above.
+            *word = unsafe {
+                let (bits, byte) = (_mm256_set1_epi8(bits as i8), _mm256_set1_epi8(byte as i8));
+                let equal = |half: __m256i| _mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_or_si256(half, bits), byte));
+                let low = equal(_mm256_loadu_si256(block.as_ptr().cast()));
+                u64::from(low as u32) | u64::from(equal(_mm256_loadu_si256(block.as_ptr().add(32).cast())) as u32) << 32
+            };
+        }
+        self.masks(&words)
+    }
+
+    #[inline(always)]
+    fn shifted(self, masks: Masks256, by: u8, below: u64) -> Masks256 {
+        self.masks(&shifted_words(self.words(masks), by, below))
+    }
+
+    #[inline(always)]
     fn sum(self, a: Masks256, b: Masks256, carry: &mut u64) -> Masks256 {
         self.masks(&sum_words(self.words(a), self.words(b), carry))
     }
@@ -277,7 +307,9 @@ impl Lanes for Avx512 {
 
     #[inline(always)]
     fn structure(self, stride: &[u8; STRIDE]) -> Structure<Masks512> {
-        let mut words = [[0; WORDS]; 9];
+        let mut words = [[0; WORDS]; 7];
+        // SAFETY: `self` proves the features.
+        let (mut smallest, mut any) = unsafe { (_mm512_set1_epi8(-1), _mm512_setzero_si512()) };
         for (at, block) in stride.as_chunks::<BLOCK>().0.iter().enumerate() {
             // SAFETY: `self` proves the features; the load reads the 64 bytes of the block.
             let found = unsafe {
@@ -285,32 +317,36 @@ impl Lanes for Avx512 {
                 let equal = |bytes, byte: u8| _mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8(byte as i8));
                 let folded = _mm512_or_si512(bytes, _mm512_set1_epi8(0x20));
                 let white = _mm512_broadcast_i32x4(_mm_loadu_si128(WHITE.as_ptr().cast()));
+                (smallest, any) = (_mm512_min_epu8(smallest, bytes), _mm512_or_si512(any, bytes));
                 [
                     equal(bytes, b'"'),
                     equal(bytes, b'\\'),
-                    _mm512_cmplt_epu8_mask(bytes, _mm512_set1_epi8(0x20)),
                     _mm512_cmpeq_epi8_mask(_mm512_shuffle_epi8(white, bytes), bytes),
                     equal(folded, b'{'),
                     equal(folded, b'}'),
                     equal(bytes, b':'),
                     equal(bytes, b','),
-                    _mm512_movepi8_mask(bytes),
                 ]
             };
             for (words, found) in words.iter_mut().zip(found) {
                 words[at] = found;
             }
         }
-        let [quote, backslash, control, white, open, close, colon, comma, non_ascii] = in_memory(&words);
-        let (quote, backslash, control) = (self.masks(quote), self.masks(backslash), self.masks(control));
-        let (white, open, close) = (self.masks(white), self.masks(open), self.masks(close));
-        let (colon, comma, non_ascii) = (self.masks(colon), self.masks(comma), self.masks(non_ascii));
-        Structure { quote, backslash, control, white, open, close, colon, comma, non_ascii }
+        let [quote, backslash, white, open, close, colon, comma] = in_memory(&words);
+        let (quote, backslash, white) = (self.masks(quote), self.masks(backslash), self.masks(white));
+        let (open, close) = (self.masks(open), self.masks(close));
+        let (colon, comma) = (self.masks(colon), self.masks(comma));
+        // SAFETY: `self` proves the features.
+        let (controls, non_ascii) =
+            unsafe { (_mm512_cmplt_epu8_mask(smallest, _mm512_set1_epi8(0x20)), _mm512_movepi8_mask(any)) };
+        // Most texts have none.
+        let control = if controls != 0 { self.controls(stride) } else { self.masks(&[0; WORDS]) };
+        Structure { quote, backslash, control, white, open, close, colon, comma, non_ascii: non_ascii != 0 }
     }
 
     #[inline(always)]
     fn numerals(self, stride: &[u8; STRIDE]) -> Numerals<Masks512> {
-        let mut words = [[0; WORDS]; 6];
+        let mut words = [[0; WORDS]; 4];
         for (at, block) in stride.as_chunks::<BLOCK>().0.iter().enumerate() {
             // SAFETY: as above.
             let found = unsafe {
@@ -321,19 +357,16 @@ impl Lanes for Avx512 {
                     _mm512_cmplt_epu8_mask(value, _mm512_set1_epi8(10)),
                     equal(bytes, b'0'),
                     equal(bytes, b'-'),
-                    equal(bytes, b'+'),
                     equal(bytes, b'.'),
-                    equal(_mm512_or_si512(bytes, _mm512_set1_epi8(0x20)), b'e'),
                 ]
             };
             for (words, found) in words.iter_mut().zip(found) {
                 words[at] = found;
             }
         }
-        let [digit, zero, minus, plus, point, exponent] = in_memory(&words);
-        let (digit, zero, minus) = (self.masks(digit), self.masks(zero), self.masks(minus));
-        let (plus, point, exponent) = (self.masks(plus), self.masks(point), self.masks(exponent));
-        Numerals { digit, zero, minus, plus, point, exponent }
+        let [digit, zero, minus, point] = in_memory(&words);
+        let (digit, zero) = (self.masks(digit), self.masks(zero));
+        Numerals { digit, zero, minus: self.masks(minus), point: self.masks(point) }
     }
 
     #[inline(always)]
@@ -371,6 +404,29 @@ impl Lanes for Avx512 {
             let below = _mm512_alignr_epi64::<7>(masks.0, bottom);
             *carry = u64::from(_mm512_movepi64_mask(masks.0)) >> 7;
             Masks512(_mm512_or_si512(_mm512_slli_epi64::<1>(masks.0), _mm512_srli_epi64::<63>(below)))
+        }
+    }
+
+    #[inline(always)]
+    fn folded(self, stride: &[u8; STRIDE], bits: u8, byte: u8) -> Masks512 {
+        let mut words = [0; WORDS];
+        for (word, block) in words.iter_mut().zip(stride.as_chunks::<BLOCK>().0) {
+            // SAFETY: `self` proves the features; the load reads the 64 bytes of the block.
+            *word = unsafe {
+                let bytes = _mm512_or_si512(_mm512_loadu_si512(block.as_ptr().cast()), _mm512_set1_epi8(bits as i8));
+                _mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8(byte as i8))
+            };
+        }
+        self.masks(in_memory(&words))
+    }
+
+    #[inline(always)]
+    fn shifted(self, masks: Masks512, by: u8, below: u64) -> Masks512 {
+        // SAFETY: `self` proves the features.
+        unsafe {
+            let below = _mm512_alignr_epi64::<7>(masks.0, _mm512_set1_epi64(below as i64));
+            let up = _mm512_sll_epi64(masks.0, _mm_cvtsi64_si128(i64::from(by)));
+            Masks512(_mm512_or_si512(up, _mm512_srl_epi64(below, _mm_cvtsi64_si128(64 - i64::from(by)))))
         }
     }
 
