@@ -420,9 +420,9 @@ fn the_program_of_the_image_has_no_development_mode() {
     let ours = Program::E3.path();
     let cases = [
         ("development", "development: true\n", "no development mode"),
-        ("file", "root: {file: root}\n", "unknown field `root`"),
-        ("environment", "root: {env: E3_ROOT}\n", "unknown field `root`"),
-        ("module", "attested: {module: module, relays: []}\n", "unknown field `attested`"),
+        ("file", "root: {file: root}\n", "unknown key `root`"),
+        ("environment", "root: {env: E3_ROOT}\n", "unknown key `root`"),
+        ("module", "attested: {module: module, relays: []}\n", "unknown key `attested`"),
     ];
     for (name, more, refused) in cases {
         let file = config(name, more);
