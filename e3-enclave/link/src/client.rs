@@ -279,7 +279,7 @@ impl Client {
         Health { ready: endpoints.iter().any(|e| e.ready), endpoints }
     }
 
-    /// Whether a call has a chance: some endpoint is not pausing after failures. What an endpoint says of itself is [`Client::health`]'s.
+    /// Whether a call has a chance: some endpoint is not pausing after failures, and did not say in its last pong that it is not ready.
     #[must_use]
     pub fn is_available(&self) -> bool {
         self.inner.endpoints.iter().any(|t| !t.waits.load(Ordering::Relaxed) && !t.is_paused())
