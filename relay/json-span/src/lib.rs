@@ -32,5 +32,5 @@ pub use overlap::Overlap;
 pub use place::path_at;
 pub use scan::{Hit, Kind, Limits, Program, Scanner, is_exactly_one_value, validate};
 pub use selector::{Selector, SelectorOptions};
-pub use splice::{Piece, Replacement, SpliceError, pieces, splice};
+pub use splice::{Replacement, SpliceError, Spliced, splice};
 pub use string::{LoneSurrogate, decode_string, encode_string, encode_string_body, is_canonical_string};

@@ -40,28 +40,19 @@ impl fmt::Display for SpliceError {
 
 impl std::error::Error for SpliceError {}
 
-/// One piece of a spliced text.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Piece {
-    /// Bytes of the text that stay as they are.
-    Kept(Range<usize>),
-    /// The replacement of this index.
-    Replaced(usize),
-}
-
-/// Checks that the replacements are in order, apart from one another and inside the text; gives the spliced length.
-fn spliced_len(text: &[u8], replacements: &[Replacement<'_>]) -> Result<usize, SpliceError> {
-    let mut length = text.len();
+/// Checks that the spans are in order, apart from one another and inside a text of this length; gives the length after each has become as long as it says.
+fn spliced_len(text: usize, spans: impl Iterator<Item = (Range<usize>, usize)>) -> Result<usize, SpliceError> {
+    let mut length = text;
     let mut at = 0;
-    for r in replacements {
-        if r.start < at || r.end < r.start {
+    for (span, becomes) in spans {
+        if span.start < at || span.end < span.start {
             return Err(SpliceError::Order);
         }
-        if r.end > text.len() {
+        if span.end > text {
             return Err(SpliceError::Range);
         }
-        at = r.end;
-        length = length - (r.end - r.start) + r.with.len();
+        at = span.end;
+        length = length - (span.end - span.start) + becomes;
     }
     Ok(length)
 }
@@ -71,7 +62,8 @@ fn spliced_len(text: &[u8], replacements: &[Replacement<'_>]) -> Result<usize, S
 /// # Errors
 /// The replacements are out of order, overlap, or reach past the end.
 pub fn splice(text: &[u8], replacements: &[Replacement<'_>]) -> Result<Vec<u8>, SpliceError> {
-    let mut out = Vec::with_capacity(spliced_len(text, replacements)?);
+    let spans = replacements.iter().map(|r| (r.start..r.end, r.with.len()));
+    let mut out = Vec::with_capacity(spliced_len(text.len(), spans)?);
     let mut at = 0;
     for r in replacements {
         out.extend_from_slice(&text[at..r.start]);
@@ -82,25 +74,62 @@ pub fn splice(text: &[u8], replacements: &[Replacement<'_>]) -> Result<Vec<u8>, 
     Ok(out)
 }
 
-/// The pieces of the spliced text in order, for writing it without a copy (`writev`). Kept ranges are never empty.
-///
-/// # Errors
-/// As [`splice`].
-pub fn pieces(text: &[u8], replacements: &[Replacement<'_>]) -> Result<Vec<Piece>, SpliceError> {
-    spliced_len(text, replacements)?;
-    let mut pieces = Vec::with_capacity(2 * replacements.len() + 1);
-    let mut at = 0;
-    for (number, r) in replacements.iter().enumerate() {
-        if at < r.start {
-            pieces.push(Piece::Kept(at..r.start));
+/// A text with spans of it replaced, in pieces: for sending it without putting it together (`writev`). Its `Debug` output shows no bytes.
+pub struct Spliced<T> {
+    text: T,
+    written: Vec<u8>,
+    places: Vec<(Range<usize>, Range<usize>)>,
+    length: usize,
+}
+
+impl<T: AsRef<[u8]>> Spliced<T> {
+    /// `places` are the spans of `text`, in ascending order, and which part of `written` stands in the place of each.
+    ///
+    /// # Errors
+    /// The spans are out of order, overlap, or reach past the end; or a part reaches past the end of `written`.
+    pub fn new(text: T, written: Vec<u8>, places: Vec<(Range<usize>, Range<usize>)>) -> Result<Self, SpliceError> {
+        if places.iter().any(|(_, with)| with.start > with.end || with.end > written.len()) {
+            return Err(SpliceError::Range);
         }
-        pieces.push(Piece::Replaced(number));
-        at = r.end;
+        let spans = places.iter().map(|(span, with)| (span.clone(), with.len()));
+        let length = spliced_len(text.as_ref().len(), spans)?;
+        Ok(Self { text, written, places, length })
     }
-    if at < text.len() {
-        pieces.push(Piece::Kept(at..text.len()));
+
+    /// What it was made of.
+    pub fn text(&self) -> &T {
+        &self.text
     }
-    Ok(pieces)
+
+    /// Bytes of all pieces together.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether all pieces are empty.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// The piece of this number, counted from 0, which may be empty; `None` after the last one.
+    pub fn piece(&self, number: usize) -> Option<&[u8]> {
+        let index = number / 2;
+        if number % 2 == 1 {
+            return self.places.get(index).map(|(_, with)| &self.written[with.clone()]);
+        }
+        if index > self.places.len() {
+            return None;
+        }
+        let start = index.checked_sub(1).map_or(0, |before| self.places[before].0.end);
+        let text = self.text.as_ref();
+        Some(&text[start..self.places.get(index).map_or(text.len(), |(span, _)| span.start)])
+    }
+}
+
+impl<T> fmt::Debug for Spliced<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Spliced({} bytes, {} spans replaced)", self.length, self.places.len())
+    }
 }
 
 #[cfg(test)]
@@ -127,12 +156,22 @@ mod tests {
         assert_eq!(splice(text, &[by(3, 4, b""), by(2, 3, b"")]), Err(SpliceError::Order));
         assert_eq!(splice(text, &[by(3, 6, b""), by(5, 7, b"")]), Err(SpliceError::Order));
         assert_eq!(splice(text, &[by(3, 11, b"")]), Err(SpliceError::Range));
-        assert_eq!(pieces(text, &[by(3, 11, b"")]), Err(SpliceError::Range));
+        let spliced = |places: &[(Range<usize>, Range<usize>)]| {
+            Spliced::new(text, b"abc".to_vec(), places.to_vec()).map(|spliced| spliced.len())
+        };
+        assert_eq!(spliced(&[(3..10, 0..3), (10..10, 1..2)]), Ok(7));
+        assert_eq!(spliced(&[(3..11, 0..0)]), Err(SpliceError::Range));
+        assert_eq!(spliced(&[(3..4, 1..4)]), Err(SpliceError::Range));
+        assert_eq!(spliced(&[(3..4, 4..4)]), Err(SpliceError::Range));
+        assert_eq!(spliced(&[(3..4, Range { start: 2, end: 1 })]), Err(SpliceError::Range));
+        assert_eq!(spliced(&[(3..4, 0..0), (2..3, 0..0)]), Err(SpliceError::Order));
     }
 
     #[test]
     fn debug_output_shows_no_bytes() {
         assert!(!format!("{:?}", by(1, 2, b"4242")).contains("42"));
+        let spliced = Spliced::new(b"4343", b"4242".to_vec(), vec![(1..2, 0..4)]).unwrap();
+        assert!(!format!("{spliced:?}").contains("42") && !format!("{spliced:?}").contains("43"));
     }
 
     proptest::proptest! {
@@ -149,14 +188,14 @@ mod tests {
                 from = end;
             }
             let spliced = splice(&text, &replacements).unwrap();
-            let put_together: Vec<u8> = pieces(&text, &replacements)
-                .unwrap()
-                .into_iter()
-                .flat_map(|piece| match piece {
-                    Piece::Kept(range) => text[range].to_vec(),
-                    Piece::Replaced(number) => replacements[number].with.to_vec(),
-                })
-                .collect();
+            let (mut written, mut places) = (Vec::new(), Vec::new());
+            for r in &replacements {
+                places.push((r.start..r.end, written.len()..written.len() + r.with.len()));
+                written.extend_from_slice(r.with);
+            }
+            let apart = Spliced::new(&text, written, places).unwrap();
+            let put_together: Vec<u8> = (0..).map_while(|number| apart.piece(number)).flatten().copied().collect();
+            proptest::prop_assert_eq!(apart.len(), put_together.len());
             proptest::prop_assert_eq!(&spliced, &put_together);
             let (mut shift, mut back) = (0isize, Vec::new());
             for r in &replacements {

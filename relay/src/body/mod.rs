@@ -13,9 +13,11 @@ pub mod records;
 pub mod room;
 pub mod sealed;
 pub mod select;
+pub mod text;
 pub(crate) mod tokens;
 pub mod transform;
 
 pub use records::{Opening, Records, Source, Work};
 pub use sealed::{Outgoing, Sealed, SealedRecords};
+pub use text::Text;
 pub use transform::{FieldOutcome, Report, Transformed, transform};

@@ -156,6 +156,12 @@ impl Held {
     }
 }
 
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.text
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use super::records::Records;
 use super::room::Taken;
+use super::text::Text;
 use crate::error::Failure;
 
 use crate::rules::route::Unruled;
@@ -21,7 +22,7 @@ pub struct Sealed<S>(Inner<S>);
 
 enum Inner<S> {
     None,
-    Whole(Bytes),
+    Whole(Text),
     Stream(Option<S>),
     Records(Option<Box<SealedRecords>>),
 }
@@ -30,8 +31,8 @@ enum Inner<S> {
 pub enum Outgoing<S> {
     /// No body.
     None,
-    /// These bytes, with their exact `Content-Length`.
-    Whole(Bytes),
+    /// This text, with its exact `Content-Length`.
+    Whole(Text),
     /// A stream that no rule selects, framed as it came.
     Stream(S),
     /// Record after record, each sealed before it leaves.
@@ -56,14 +57,16 @@ impl SealedRecords {
 }
 
 /// Proof that every planned value of a body was replaced, with the text that came of it. Made only by [`super::transform`] and [`super::records`].
-pub(super) struct Replaced(Bytes);
+pub(super) struct Replaced<T = Bytes>(T);
 
-impl Replaced {
+impl<T> Replaced<T> {
     /// Takes the text after the splice of *all* planned edits.
-    pub(super) fn all(text: Bytes) -> Self {
+    pub(super) fn all(text: T) -> Self {
         Self(text)
     }
+}
 
+impl Replaced {
     /// The length of the text.
     pub(super) fn len(&self) -> usize {
         self.0.len()
@@ -88,7 +91,7 @@ impl<S> Sealed<S> {
         Self(Inner::None)
     }
 
-    pub(super) fn replaced(proof: Replaced) -> Self {
+    pub(super) fn replaced(proof: Replaced<Text>) -> Self {
         Self(Inner::Whole(proof.0))
     }
 
@@ -101,7 +104,7 @@ impl<S> Sealed<S> {
     pub fn content_length(&self) -> Option<usize> {
         match &self.0 {
             Inner::None => Some(0),
-            Inner::Whole(bytes) => Some(bytes.len()),
+            Inner::Whole(text) => Some(text.len()),
             Inner::Stream(_) | Inner::Records(_) => None,
         }
     }
@@ -116,7 +119,7 @@ impl<S> Sealed<S> {
     pub fn send(&mut self) -> Option<Outgoing<S>> {
         match &mut self.0 {
             Inner::None => Some(Outgoing::None),
-            Inner::Whole(bytes) => Some(Outgoing::Whole(bytes.clone())),
+            Inner::Whole(text) => Some(Outgoing::Whole(text.clone())),
             Inner::Stream(stream) => stream.take().map(Outgoing::Stream),
             Inner::Records(records) => records.take().map(Outgoing::Records),
         }
@@ -128,7 +131,7 @@ impl<S> std::fmt::Debug for Sealed<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.0 {
             Inner::None => f.write_str("Sealed::None"),
-            Inner::Whole(bytes) => write!(f, "Sealed::Whole({} bytes)", bytes.len()),
+            Inner::Whole(text) => write!(f, "Sealed::Whole({} bytes)", text.len()),
             Inner::Stream(_) => f.write_str("Sealed::Stream"),
             Inner::Records(_) => f.write_str("Sealed::Records"),
         }

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use e3_wire::{Answer, Context, ItemAnswer, Refusal, RequestWriter, Role, ValueType, WireError};
-use json_span::{Kind, Replacement};
+use json_span::{Kind, Replacement, Spliced};
 
 use super::room::Held;
 use super::sealed::{Replaced, Sealed};
 use super::select::{Selection, Target};
+use super::text::Text;
 use super::tokens::{Decoded, each_token, is_token_of};
 use crate::engine::{self, Engine};
 use crate::error::{Failure, Side};
@@ -110,11 +111,12 @@ pub async fn transform<S>(
     let edits = edits(plan, &held.text, engine, context, side, &mut report).await?;
     // Where there is nothing to edit, the scan went over every byte, and all of nothing is replaced.
     let replaced = if edits.is_empty() {
-        Replaced::all(held.keep())
+        Replaced::all(Text::from(held.keep()))
     } else {
-        let spliced = json_span::splice(&held.text, &edits.replacements()).map_err(|_| Failure::Internal)?;
-        held.taken.reach(spliced.len()).map_err(|full| full.failure(side))?;
-        Replaced::all(Bytes::from(spliced)).within(held.taken)
+        let both = held.text.len() + edits.written.capacity();
+        held.taken.reach_blocks(both).map_err(|full| full.failure(side))?;
+        let spliced = Spliced::new(held, edits.written, edits.places).map_err(|_| Failure::Internal)?;
+        Replaced::all(Text::spliced(spliced))
     };
     Ok(Transformed { body: Sealed::replaced(replaced), report })
 }

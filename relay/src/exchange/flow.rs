@@ -25,7 +25,7 @@ use crate::admit::proxy_protocol::Ends;
 use crate::answer;
 use crate::body::hold::{HoldError, hold};
 use crate::body::room::Held;
-use crate::body::{FieldOutcome, Outgoing, Report, Sealed, transform};
+use crate::body::{FieldOutcome, Outgoing, Report, Sealed, Text, transform};
 use crate::config::resolved::Side as Edge;
 use crate::error::{Failure, Side};
 use crate::log::Message;
@@ -509,7 +509,7 @@ impl<'a> Exchange<'a> {
             } else if let Some(length) = length {
                 head.headers.insert(header::CONTENT_LENGTH, length);
             }
-            return Ok(Passed::Whole(head, Bytes::new()));
+            return Ok(Passed::Whole(head, Bytes::new().into()));
         }
         let plan = match self.site.site.rules.response(route, head.status) {
             Direction::Untouched(_) => return Ok(Passed::Stream(head, body)),
@@ -520,7 +520,7 @@ impl<'a> Exchange<'a> {
         }
         let limits = &self.site.site.limits;
         if body.is_end_stream() {
-            return Ok(Passed::Whole(head, Bytes::new()));
+            return Ok(Passed::Whole(head, Bytes::new().into()));
         }
         let media = self.site.site.rules.check_response_media(route, head.status, &head.headers);
         if media.is_err() && !plan.seals() {
@@ -538,7 +538,7 @@ impl<'a> Exchange<'a> {
         self.upstream_time += since(waited);
         let held = held.map_err(|e: HoldError<_>| e.failure(Side::Response, Failure::UpstreamProtocol))?;
         if held.text.is_empty() {
-            return Ok(Passed::Whole(head, Bytes::new()));
+            return Ok(Passed::Whole(head, Bytes::new().into()));
         }
         media?;
         let (mut sealed, report) = self.transformed::<Driven>(&plan, held, method.as_str(), Side::Response).await?;
@@ -552,8 +552,8 @@ impl<'a> Exchange<'a> {
         head.headers.remove(header::CONTENT_LENGTH);
         head.headers.remove(header::ACCEPT_RANGES);
         match sealed.send() {
-            Some(Outgoing::Whole(bytes)) => Ok(Passed::Whole(head, bytes)),
-            Some(Outgoing::None) => Ok(Passed::Whole(head, Bytes::new())),
+            Some(Outgoing::Whole(text)) => Ok(Passed::Whole(head, text)),
+            Some(Outgoing::None) => Ok(Passed::Whole(head, Bytes::new().into())),
             Some(Outgoing::Stream(_) | Outgoing::Records(_)) | None => Err(Failure::Internal),
         }
     }
@@ -585,7 +585,7 @@ impl<'a> Exchange<'a> {
             // How it ends is between the two; bytes that were sent are through.
             let _ = tokio::io::copy_bidirectional(&mut client, &mut upstream).await;
         }));
-        Ok(Passed::Whole(head, Bytes::new()))
+        Ok(Passed::Whole(head, Bytes::new().into()))
     }
 }
 
@@ -639,7 +639,7 @@ fn copy_of(request: &Request<UpBody>) -> Request<UpBody> {
 
 /// What goes down to the client.
 pub(super) enum Passed {
-    Whole(http::response::Parts, Bytes),
+    Whole(http::response::Parts, Text),
     Stream(http::response::Parts, Driven),
     Records(http::response::Parts, Box<Falling>),
 }

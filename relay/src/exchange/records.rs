@@ -212,14 +212,14 @@ impl Exchange<'_> {
         }
         let mut records = match sealed.send() {
             Some(Outgoing::Records(records)) => records,
-            Some(Outgoing::None) => return Ok(Passed::Whole(head, Bytes::new())),
+            Some(Outgoing::None) => return Ok(Passed::Whole(head, Bytes::new().into())),
             Some(Outgoing::Whole(_) | Outgoing::Stream(_)) | None => return Err(Failure::Internal),
         };
         if self.old_client {
             // Its answer would end with the connection, and a cut would look like an end: it gets all of it or nothing.
             let room = self.shared.state.room;
             let whole = conversation.deadline.bound(whole(&mut records, limits.body, room)).await;
-            return Ok(Passed::Whole(head, whole.unwrap_or(Err(Failure::UpstreamTimeout))?));
+            return Ok(Passed::Whole(head, whole.unwrap_or(Err(Failure::UpstreamTimeout))?.into()));
         }
         let falling = Falling {
             sending: Sending {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http_body_util::Full;
 use hyper::body::{Body, Frame, SizeHint};
 
@@ -17,7 +17,7 @@ use super::records;
 use super::up::Driven;
 use crate::admit::Conversation;
 use crate::admit::conversation::BodyFailure;
-use crate::body::Outgoing;
+use crate::body::{Outgoing, Text};
 use crate::config::resolved::MessageLimits;
 use crate::error::Failure;
 use crate::metrics::Held;
@@ -32,7 +32,7 @@ pub enum UpBody {
     /// None, or one that was sent.
     Empty,
     /// A body of known length.
-    Whole(Full<Bytes>),
+    Whole(Full<Text>),
     /// The client's, as it comes.
     Stream(Box<Rising>),
     /// Record after record, as each is good.
@@ -93,7 +93,7 @@ impl UpBody {
     /// What one attempt sends.
     pub fn new(outgoing: Outgoing<Arriving>, conversation: &Arc<Conversation>, limits: &MessageLimits) -> Self {
         match outgoing {
-            Outgoing::Whole(bytes) if !bytes.is_empty() => Self::Whole(Full::new(bytes)),
+            Outgoing::Whole(text) if !text.is_empty() => Self::Whole(Full::new(text)),
             Outgoing::Stream(body) if !body.is_end_stream() => {
                 conversation.set_streaming(true);
                 conversation.stream(limits.stream_idle, limits.stream_time);
@@ -119,16 +119,17 @@ impl UpBody {
 }
 
 impl Body for UpBody {
-    type Data = Bytes;
+    type Data = Text;
     type Error = BoxError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match self.get_mut() {
-            Self::Empty => Poll::Ready(None),
-            Self::Whole(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Text>, BoxError>>> {
+        let polled = match self.get_mut() {
+            Self::Empty => return Poll::Ready(None),
+            Self::Whole(body) => return Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
             Self::Stream(body) => body.poll_frame(cx),
             Self::Records(records) => records.poll_frame(cx),
-        }
+        };
+        polled.map_ok(|frame| frame.map_data(Text::from))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -169,13 +170,13 @@ const END_WAITS: Duration = Duration::from_millis(20);
 /// The end of an answer that waits: with its trailers, if it has any.
 struct End {
     wait: Pin<Box<tokio::time::Sleep>>,
-    trailers: Option<Frame<Bytes>>,
+    trailers: Option<Frame<Text>>,
 }
 
 enum Down {
-    Whole(Full<Bytes>),
+    Whole(Full<Text>),
     /// A whole body on a stream of HTTP/2, which the codec takes as the client's window allows.
-    Pieces(Bytes),
+    Pieces(Text),
     Stream(Box<Driven>),
     Records(Box<records::Falling>),
 }
@@ -213,13 +214,14 @@ impl Drop for Done {
 impl DownBody {
     /// A whole body.
     #[must_use]
-    pub fn whole(bytes: Bytes, done: Done) -> Self {
-        if bytes.is_empty() || !done.conversation.is_stream() {
-            return Self { kind: Down::Whole(Full::new(bytes)), done, begun: false, end: None };
+    pub fn whole(text: impl Into<Text>, done: Done) -> Self {
+        let text = text.into();
+        if text.is_empty() || !done.conversation.is_stream() {
+            return Self { kind: Down::Whole(Full::new(text)), done, begun: false, end: None };
         }
         // Over HTTP/1 the codec takes it at once; here it may never, so the client's time runs.
         done.conversation.stream(done.silence, done.time);
-        Self { kind: Down::Pieces(bytes), done, begun: false, end: None }
+        Self { kind: Down::Pieces(text), done, begun: false, end: None }
     }
 
     /// The upstream's body, as it comes.
@@ -238,10 +240,10 @@ impl DownBody {
 }
 
 impl Body for DownBody {
-    type Data = Bytes;
+    type Data = Text;
     type Error = BoxError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Text>, BoxError>>> {
         let body = self.get_mut();
         if body.end.is_none() {
             let trailers = match ready!(body.poll_next(cx)) {
@@ -282,13 +284,13 @@ impl DownBody {
         !self.begun || !self.done.conversation.is_stream() || self.done.conversation.has_request()
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Text>, BoxError>>> {
         let body = self;
-        match &mut body.kind {
-            Down::Whole(whole) => Pin::new(whole).poll_frame(cx).map_err(|never| match never {}),
+        let polled = match &mut body.kind {
+            Down::Whole(whole) => return Pin::new(whole).poll_frame(cx).map_err(|never| match never {}),
             Down::Pieces(rest) => {
                 body.done.conversation.moves();
-                let piece = rest.split_to(rest.len().min(PIECE));
+                let piece = rest.copy_to_bytes(rest.len().min(PIECE));
                 Poll::Ready((!piece.is_empty()).then(|| Ok(Frame::data(piece))))
             }
             Down::Stream(stream) => match Pin::new(&mut **stream).poll_frame(cx) {
@@ -296,11 +298,12 @@ impl DownBody {
                     body.done.conversation.moves();
                     Poll::Ready(frame)
                 }
-                Poll::Pending if body.done.conversation.deadline.is_due() => Poll::Ready(Some(Err(Box::new(TooSlow)))),
+                Poll::Pending if body.done.conversation.deadline.is_due() => Poll::Ready(Some(Err(TooSlow.into()))),
                 Poll::Pending => Poll::Pending,
             },
             Down::Records(records) => records.poll_frame(cx),
-        }
+        };
+        polled.map_ok(|frame| frame.map_data(Text::from))
     }
 
     fn is_through(&self) -> bool {

@@ -10,13 +10,13 @@ use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::rt::Executor;
 use tokio::sync::oneshot;
 
 use super::BoxError;
 use super::stream::UpBody;
+use crate::body::Text;
 
 /// Held for as long as the response is wanted: what is left of the body goes with it.
 pub struct Wanted(#[allow(dead_code, reason = "its end is the message")] Option<oneshot::Sender<Infallible>>);
@@ -47,10 +47,10 @@ impl Tied {
 }
 
 impl Body for Tied {
-    type Data = Bytes;
+    type Data = Text;
     type Error = BoxError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Text>, BoxError>>> {
         if let Some(over) = self.over.take() {
             self.tasks.expect(over);
         }
