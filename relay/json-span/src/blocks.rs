@@ -21,7 +21,7 @@
 use crate::automaton::Automaton;
 use crate::scan::{Hit, Scanner};
 use crate::simd::{Lanes, Structure};
-use crate::walk::Walk;
+use crate::walk::{Brackets, Passed, Walk};
 
 /// Bytes of a block, which a word has the bits for.
 pub(crate) const BLOCK: usize = 64;
@@ -88,6 +88,9 @@ struct Carries {
     candidate: u64,
     /// The open string is a candidate.
     candidate_string: u64,
+    /// What there was since the last bracket: a colon, and what shows that the container is an array.
+    colon: u64,
+    element: u64,
     /// Where in a number the next byte is.
     after_sign: u64,
     after_zero: u64,
@@ -100,11 +103,12 @@ struct Carries {
 }
 
 impl Carries {
-    /// Whether a text may end here: behind a value, also a number or literal that is whole, and not behind a name.
+    /// Whether a text may end here: behind a value, also a number or literal that is whole, not behind a name, and with no member or element outside of
+    /// containers.
     fn may_end(&self) -> bool {
-        let Self { string, primitive, value, candidate, .. } = self;
+        let Self { string, primitive, value, candidate, colon, element, .. } = self;
         let unfinished = self.after_sign | self.after_point | self.after_exponent | self.after_exponent_sign;
-        value | primitive == 1 && string | candidate | unfinished == 0
+        value | primitive == 1 && string | candidate | colon | element | unfinished == 0
     }
 }
 
@@ -225,7 +229,8 @@ fn take<L: Lanes>(
     words: &mut Places,
     walk: &mut Walk<'_>,
 ) -> Taken {
-    let Structure { quote, backslash, control, white, open, close, colon, comma, non_ascii } = lanes.structure(stride);
+    let (structure, found) = lanes.structure(stride);
+    let Structure { quote, backslash, control, white, open, close, colon, comma, non_ascii } = structure;
     let escapes = carries.escape != 0 || lanes.any(backslash);
     if carries.string != 0 && !escapes && !lanes.any(quote) {
         // Inside a long string.
@@ -277,12 +282,18 @@ fn take<L: Lanes>(
     // The bytes that show that the container around them is an array.
     let element = candidate_next & !colon | first_or_further & (primitive_start | open);
 
-    errors = errors | primitives(lanes, stride, place.slot, primitive, primitive_start, carries, words);
+    errors = errors | primitives(lanes, (stride, found), place.slot, (primitive, primitive_start), carries, words);
     if lanes.any(errors) {
         return Taken { wrong: true, non_ascii };
     }
 
+    // Brackets part the text into regions, each of one container.
+    let brackets = open | close;
+    let colons = through(lanes, colon, !brackets, &mut carries.colon);
+    let elements = through(lanes, element, !brackets, &mut carries.element);
+
     // Where the present container's members have known names, all of the stride is looked at together.
+    let mut quiet = false;
     let known = match walk.looping() {
         Some((tails, before)) => {
             let mut closes = lanes.masks(&[0; WORDS]);
@@ -291,26 +302,36 @@ fn take<L: Lanes>(
                 let behind_last = lanes.next(lanes.folded(stride, 0, tail.last), &mut carry);
                 closes = closes | lanes.shifted(string_open, tail.distance, before) & behind_last;
             }
-            lanes.words(closes & string_close)
+            let known = closes & string_close;
+            quiet = !lanes.any(known);
+            lanes.words(known)
         }
         None => [0; WORDS],
     };
-    let (opens, closes) = (lanes.words(string_open), lanes.words(string_close));
-    let (open, close) = (lanes.words(open), lanes.words(close));
-    let (colon, comma) = (lanes.words(colon), lanes.words(comma));
-    let (starts, element) = (lanes.words(primitive_start), lanes.words(element));
+    let (opens, brackets) = (lanes.words(string_open), lanes.words(brackets));
+    let (colons, elements) = (lanes.words(colons), lanes.words(elements));
+    let (mut passed, mut done_there) = (0, 0);
+    if quiet && !escapes && walk.may_pass(place.base) {
+        let brackets = Brackets { all: &brackets, colons: &colons, elements: &elements };
+        match walk.pass(place.base, &brackets, &opens) {
+            Passed::All => return Taken { wrong: false, non_ascii },
+            Passed::Wrong => return Taken { wrong: true, non_ascii },
+            Passed::To { block, done } => (passed, done_there) = (block, done),
+        }
+    }
+    let (closes, starts, comma) = (lanes.words(string_close), lanes.words(primitive_start), lanes.words(comma));
     let mut wrong = 0;
-    for (at, block) in stride.as_chunks::<BLOCK>().0.iter().enumerate().take(place.blocks) {
+    for (at, block) in stride.as_chunks::<BLOCK>().0.iter().enumerate().take(place.blocks).skip(passed) {
         let tokens = Tokens {
             string_open: opens[at],
             string_close: closes[at],
             primitive_start: starts[at],
-            open: open[at],
-            close: close[at],
-            colon: colon[at],
+            brackets: brackets[at],
+            colons: colons[at],
+            elements: elements[at],
             comma: comma[at],
-            element: element[at],
             known: known[at],
+            done: std::mem::take(&mut done_there),
         };
         let base = place.base + at * BLOCK;
         wrong |= walk.block(base, &tokens, backslashes[at] != 0, |byte| lanes.equal(block, byte));
@@ -323,14 +344,15 @@ pub(crate) struct Tokens {
     pub(crate) string_open: u64,
     pub(crate) string_close: u64,
     pub(crate) primitive_start: u64,
-    pub(crate) open: u64,
-    pub(crate) close: u64,
-    pub(crate) colon: u64,
+    pub(crate) brackets: u64,
+    /// Brackets that end a region with a colon, and one that shows that its container is an array.
+    pub(crate) colons: u64,
+    pub(crate) elements: u64,
     pub(crate) comma: u64,
-    /// What shows that the container around it is an array.
-    pub(crate) element: u64,
     /// Closing quotes of what may be known names in the looping state that the stride began in.
     pub(crate) known: u64,
+    /// Bytes that were passed, up to and with a bracket.
+    pub(crate) done: u64,
 }
 
 /// Finds the bytes of a stride that a backslash escapes; none if one of them may not be.
@@ -379,14 +401,13 @@ fn escapes(text: &[u8], base: usize, backslash: u64, carry: u64) -> Escapes {
 #[inline(always)]
 fn primitives<L: Lanes>(
     lanes: L,
-    stride: &[u8; STRIDE],
+    (stride, found): (&[u8; STRIDE], L::Found),
     slot: usize,
-    primitive: L::Masks,
-    start: L::Masks,
+    (primitive, start): (L::Masks, L::Masks),
     carries: &mut Carries,
     words: &mut Places,
 ) -> L::Masks {
-    let numerals = lanes.numerals(stride);
+    let numerals = lanes.numerals(stride, found);
     // A literal is checked later, by its first byte; here its bytes are only kept apart from numbers: where a run has a start added, nothing of it is left.
     let word_start = start & !(numerals.digit | numerals.minus);
     for (at, &starts) in lanes.words(word_start).iter().enumerate() {

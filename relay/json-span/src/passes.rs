@@ -179,6 +179,102 @@ fn the_suite_is_judged_alike_at_every_offset() {
     assert!(count > 300);
 }
 
+/// A text of several strides, most of which lies where nothing is selected by place, and the places in it where a structural byte stands.
+fn mostly_quiet(blanks: usize) -> (Vec<u8>, Vec<usize>) {
+    let fill = |count: usize| r#"{"b":[1,{"c":-2.5}],"text":"a [longer] {text}","e":[[],{}]},"#.repeat(count);
+    let text = format!(
+        concat!(
+            r#"{}{{"a":[{}0],"cvc":"1","card":{{"number":"42","z":[[],[{{}}],{}0]}},"d":[[{}{{"cvc":{{"q":[1]}}}},{}true]],"#,
+            r#""cvc":    [{{}}],"\u0063vc":3,"e":[{}"\n"],"customer":{{"f":[{}1],"email":"x@y"}},"cvc":[{}2]}}"#
+        ),
+        " ".repeat(blanks),
+        fill(12),
+        fill(3),
+        fill(11),
+        fill(12),
+        fill(2),
+        fill(9),
+        fill(10),
+    );
+    let is_structural = |byte: u8| matches!(byte, b'{' | b'}' | b'[' | b']' | b',' | b':');
+    let places = (0..text.len()).filter(|&at| is_structural(text.as_bytes()[at])).collect();
+    (text.into_bytes(), places)
+}
+
+#[test]
+fn one_wrong_byte_in_a_long_text_is_judged_alike() {
+    let programs = programs();
+    for blanks in [0, 63] {
+        let (mut text, places) = mostly_quiet(blanks);
+        assert!(accepted_elsewhere(&text) && text.len() > 7 * 512);
+        check(&text);
+        for &at in &places {
+            let byte = text[at];
+            for other in b"{}[],: " {
+                text[at] = *other;
+                let accepted = accepted_elsewhere(&text);
+                for program in [&programs[0], &programs[1], &programs[3]] {
+                    assert_eq!(scan(program, &text).is_ok(), accepted, "{:?} for {:?} at {at}", other, byte);
+                }
+            }
+            text[at] = byte;
+        }
+    }
+}
+
+#[test]
+fn nothing_may_follow_the_outermost_value() {
+    for first in ["[]", "{}", "1", "\"a\"", "null", "[1,{\"b\":2}]"] {
+        for second in ["", "[]", "{}", "2", "\"a\"", "\"a\":1", "\"a\":[]", "\"a\":{\"b\":1}", "true", "]", "}"] {
+            for between in ["", ",", " , ", ":", " "] {
+                for blanks in [0, 500, 507, 511] {
+                    check(format!("{}{first}{between}{second}", " ".repeat(blanks)).as_bytes());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_known_name_is_found_wherever_it_is_in_quiet_text() {
+    let long = "a name of sixty-two bytes, which is as long as one may be here";
+    let program =
+        Program::new(vec![selector("$..cvc", false, false), selector(&format!("$..['{long}']"), false, false)]);
+    let far = " ".repeat(600);
+    for (name, value) in [
+        (r#""cvc":"#, r#""1""#),
+        (r#""cvc" : "#, r#"{"a":[1]}"#),
+        (&*format!(r#""cvc":{far}"#), "[{}]"),
+        (&*format!(r#""cvc"{far}:"#), "[[]]"),
+        (r#""\u0063vc":"#, "[]"),
+        (r#""\u0063\u0076\u0063":"#, "-0.5"),
+        (&*format!(r#""{long}":"#), "true"),
+    ] {
+        for blanks in 0..=512 {
+            let before = format!("[{}{}{{{name}", " ".repeat(blanks), "[],".repeat(400));
+            let text = format!("{before}{value},\"b\":1}},{}0]", "[],".repeat(400));
+            let hits = scan(&program, text.as_bytes()).unwrap();
+            let spans: Vec<_> = hits.iter().map(|hit| (hit.start, hit.end)).collect();
+            assert_eq!(spans, [(before.len(), before.len() + value.len())], "{name} behind {blanks}");
+        }
+    }
+}
+
+#[test]
+fn a_text_cut_anywhere_is_judged_alike() {
+    let (text, _) = mostly_quiet(7);
+    for end in 0..=text.len() {
+        check(&text[..end]);
+    }
+    for deep in [100, 127, 128, 129, 200] {
+        let (open, close) = ("[{\"a\":".repeat(deep / 2), "}]".repeat(deep / 2));
+        for blanks in [0, 400, 1000] {
+            // The looping state is entered well before, and the deepest place lies in a stride of its own.
+            check(format!("{{\"a\":[{}{open}1{close}]}}", "[],".repeat(blanks)).as_bytes());
+        }
+    }
+}
+
 #[test]
 fn evasions_are_found_or_refused() {
     let exact = Program::new(vec![selector("$.card", false, false)]);

@@ -52,9 +52,12 @@ pub(crate) struct Numerals<M> {
 /// A way to compute masks: numbers of 512 bits in eight words, the lowest first.
 pub(crate) trait Lanes: Copy {
     type Masks: Copy + BitAnd<Output = Self::Masks> + BitOr<Output = Self::Masks> + Not<Output = Self::Masks>;
+    /// What a look at a stride's structure finds of its numbers already.
+    type Found: Copy;
 
-    fn structure(self, stride: &[u8; STRIDE]) -> Structure<Self::Masks>;
-    fn numerals(self, stride: &[u8; STRIDE]) -> Numerals<Self::Masks>;
+    fn structure(self, stride: &[u8; STRIDE]) -> (Structure<Self::Masks>, Self::Found);
+    /// The same stride as that of `found`.
+    fn numerals(self, stride: &[u8; STRIDE], found: Self::Found) -> Numerals<Self::Masks>;
     /// Where the bytes of a block are that are this one.
     fn equal(self, block: &[u8; BLOCK], byte: u8) -> u64;
     /// Where the bytes of a stride are that become the second once the bits of the first are set in them.
@@ -203,7 +206,7 @@ unsafe fn run_avx2(
 /// # Safety
 /// The processor has the features; a value of [`Avx512`] says so.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,bmi1,bmi2,lzcnt,popcnt,pclmulqdq")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,gfni,avx2,bmi1,bmi2,lzcnt,popcnt,pclmulqdq")]
 unsafe fn run_avx512(
     lanes: Avx512,
     scratch: &mut Scanner,

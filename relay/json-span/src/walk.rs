@@ -1,7 +1,10 @@
 //! The walk over brackets: matches them, and follows the automaton through the containers where it can select something.
+//!
+//! Most of most texts lies where only some names, at any depth, select anything, and holds none of these. There, a stride's brackets are matched and no more
+//! ([`Walk::pass`]); elsewhere, block by block, each is looked at together with what lies before it ([`Walk::block`]).
 
 use crate::automaton::{Automaton, DEAD, State, StateId, Tail};
-use crate::blocks::Tokens;
+use crate::blocks::{BLOCK, Tokens, WORDS};
 use crate::scan::{Hit, Kind, is_white, string_end};
 
 /// In a packed container: it is an object; it is an array. At the outermost level it is neither.
@@ -14,6 +17,8 @@ const OUTSIDE: u64 = 1 << 30;
 const LOOPS: u64 = 1 << 29;
 /// What a container inside a looping one keeps: its state, and that it loops.
 const STATE: u64 = (1 << 30) - 4;
+/// All but the number of its elements and what kind it is.
+const PLACE: u64 = (1 << 32) - 4;
 
 /// The state of a packed container.
 #[inline(always)]
@@ -40,8 +45,6 @@ pub(crate) struct Walk<'a> {
     /// Where the value of the last known name starts, and its state.
     child_at: usize,
     child: StateId,
-    /// Last opening quote of the blocks before.
-    last_open: usize,
     /// Opening quotes of the block before, and whether it has a backslash.
     open_before: u64,
     escapes_before: bool,
@@ -58,6 +61,63 @@ struct Region<'t> {
     bytes: u64,
     /// This block or the one before has a backslash.
     escapes: bool,
+}
+
+/// The brackets of a stride, and which of them end a region that has a colon, or one that shows that its container is an array.
+pub(crate) struct Brackets<'t> {
+    pub(crate) all: &'t [u64; WORDS],
+    pub(crate) colons: &'t [u64; WORDS],
+    pub(crate) elements: &'t [u64; WORDS],
+}
+
+/// How far [`Walk::pass`] came.
+pub(crate) enum Passed {
+    /// Through all of it.
+    All,
+    /// Into this block, through these bytes of it. What follows takes more than matching brackets.
+    To { block: usize, done: u64 },
+    /// The text is invalid.
+    Wrong,
+}
+
+/// One of the four brackets: `{` and `[` have bit 1, `{` and `}` bit 5.
+struct Bracket {
+    /// 1 if it opens a container, else 0.
+    opens: u64,
+    kind: u64,
+}
+
+// Without a branch, for which bracket comes next cannot be predicted.
+impl Bracket {
+    #[inline(always)]
+    fn of(byte: u8) -> Self {
+        Self { opens: u64::from(byte >> 1 & 1), kind: ARRAY >> (byte >> 5 & 1) }
+    }
+
+    /// Not zero when it closes a container of another kind.
+    #[inline(always)]
+    fn mismatch(&self, container: u64) -> u64 {
+        !self.opens & 1 & u64::from(container & self.kind == 0)
+    }
+
+    /// The level behind it; there is none below the outermost, so that wraps around.
+    #[inline(always)]
+    fn next(&self, level: usize) -> usize {
+        level.wrapping_add_signed(2 * self.opens as isize - 1)
+    }
+
+    /// The container behind it, of the one around and the one inside.
+    #[inline(always)]
+    fn choose(&self, around: u64, inside: u64) -> u64 {
+        around ^ (around ^ inside) & 0u64.wrapping_sub(self.opens)
+    }
+}
+
+/// The brackets before which stands what may not stand in such a container: `colons` only in objects, `elements` only in arrays.
+#[inline(always)]
+fn misplaced(container: u64, colons: u64, elements: u64) -> u64 {
+    let (not_object, not_array) = ((container & 1).wrapping_sub(1), (container >> 1 & 1).wrapping_sub(1));
+    colons & not_object | elements & not_array
 }
 
 /// Every byte below the lowest bracket and that itself; every byte if there is none.
@@ -93,7 +153,6 @@ impl<'a> Walk<'a> {
             container: OUTSIDE,
             child_at: 0,
             child: DEAD,
-            last_open: 0,
             open_before: 0,
             escapes_before: false,
             escapes: false,
@@ -112,6 +171,48 @@ impl<'a> Walk<'a> {
         Some((&self.automaton.state(state_of(self.container)).tails, self.open_before))
     }
 
+    /// Whether brackets are all there is to see in a stride that begins in a looping state, and has neither a backslash nor what may be a known name.
+    #[inline(always)]
+    pub(crate) fn may_pass(&self, base: usize) -> bool {
+        // Not where a name may have begun with an escape, or the value behind a known one has yet to begin.
+        !self.escapes_before && self.child_at < base
+    }
+
+    /// Matches the brackets of such a stride, up to the one that leads back into a container in another state. `opens` are the opening quotes.
+    #[inline(always)]
+    pub(crate) fn pass(&mut self, base: usize, brackets: &Brackets<'_>, opens: &[u64; WORDS]) -> Passed {
+        // Kept out of memory, where every bracket would wait for the one before.
+        let (mut container, mut level) = (self.container, self.level);
+        let place = container & PLACE;
+        let mut errors = 0;
+        for (at, &open) in opens.iter().enumerate() {
+            let mut rest = brackets.all[at];
+            while rest != 0 {
+                let lowest = rest & rest.wrapping_neg();
+                let bracket = Bracket::of(self.text[base + at * BLOCK + rest.trailing_zeros() as usize]);
+                errors |= lowest & misplaced(container, brackets.colons[at], brackets.elements[at]);
+                errors |= bracket.mismatch(container);
+                let next = bracket.next(level);
+                if next > self.depth {
+                    return Passed::Wrong;
+                }
+                self.stack[level] = container;
+                let behind = bracket.choose(self.stack[next], place | bracket.kind);
+                if behind & PLACE != place {
+                    (self.container, self.level) = (container, level);
+                    let before = brackets.all[at] & (lowest - 1);
+                    let done = u64::MAX.checked_shr(before.leading_zeros()).unwrap_or(0);
+                    return if errors == 0 { Passed::To { block: at, done } } else { Passed::Wrong };
+                }
+                (container, level) = (behind, next);
+                rest &= rest - 1;
+            }
+            self.open_before = open;
+        }
+        (self.container, self.level) = (container, level);
+        if errors == 0 { Passed::All } else { Passed::Wrong }
+    }
+
     /// Passes over a block inside a string.
     #[inline(always)]
     pub(crate) fn skip(&mut self) {
@@ -123,8 +224,8 @@ impl<'a> Walk<'a> {
     #[inline(always)]
     pub(crate) fn block(&mut self, base: usize, tokens: &Tokens, escapes: bool, equal: impl Fn(u8) -> u64) -> u64 {
         let mut errors = 0;
-        let mut brackets = tokens.open | tokens.close;
-        let mut done = 0;
+        let mut done = tokens.done;
+        let mut brackets = tokens.brackets & !done;
         self.escapes |= escapes;
         let near_escapes = escapes | self.escapes_before;
         // Kept out of memory, where every bracket would wait for the one before.
@@ -134,8 +235,7 @@ impl<'a> Walk<'a> {
         loop {
             let reached = up_to_lowest(brackets);
             let bytes = reached & !done;
-            let (not_object, not_array) = ((container & 1).wrapping_sub(1), (container >> 1 & 1).wrapping_sub(1));
-            errors |= bytes & (tokens.colon & not_object | tokens.element & not_array);
+            errors |= brackets & brackets.wrapping_neg() & misplaced(container, tokens.colons, tokens.elements);
             let quiet = container & (LOOPS | MARKED) == LOOPS;
             if quiet && !near_escapes {
                 if container & STATE != looping {
@@ -154,12 +254,9 @@ impl<'a> Walk<'a> {
                 break;
             }
             let at = base + brackets.trailing_zeros() as usize;
-            let byte = u64::from(self.text[at]);
-            // Of the four brackets, `{` and `[` have bit 1, `{` and `}` bit 5.
-            let opens = byte >> 1 & 1;
-            let kind = ARRAY >> (byte >> 5 & 1);
-            errors |= !opens & 1 & u64::from(container & kind == 0);
-            let next_level = level.wrapping_add_signed(2 * opens as isize - 1);
+            let bracket = Bracket::of(self.text[at]);
+            errors |= bracket.mismatch(container);
+            let next_level = bracket.next(level);
             if next_level > self.depth {
                 // Too deep, or closed too often. Nothing that follows matters.
                 return 1;
@@ -167,14 +264,11 @@ impl<'a> Walk<'a> {
             if quiet && self.child_at != at {
                 // Only the brackets' own match is left.
                 self.stack[level] = container;
-                let around = self.stack[next_level];
-                let inside = container & STATE | kind;
-                // A choice without a branch: which bracket comes next cannot be predicted.
-                container = around ^ (around ^ inside) & 0u64.wrapping_sub(opens);
+                container = bracket.choose(self.stack[next_level], container & STATE | bracket.kind);
             } else {
                 (self.container, self.level) = (container, level);
-                if opens != 0 {
-                    self.enter(kind, at);
+                if bracket.opens != 0 {
+                    self.enter(bracket.kind, at);
                 } else {
                     self.leave(at);
                 }
@@ -187,9 +281,6 @@ impl<'a> Walk<'a> {
         (self.container, self.level) = (container, level);
         self.open_before = tokens.string_open;
         self.escapes_before = escapes;
-        if tokens.string_open != 0 {
-            self.last_open = base + 63 - tokens.string_open.leading_zeros() as usize;
-        }
         errors
     }
 
@@ -296,7 +387,7 @@ impl<'a> Walk<'a> {
             closes &= closes - 1;
             let Some(colon) = colon_behind(self.text, close) else { continue };
             let open = match region.tokens.string_open & ((1 << bit) - 1) {
-                0 => self.last_open,
+                0 => opening_quote(self.text, close),
                 here => region.base + 63 - here.leading_zeros() as usize,
             };
             let Some(name) = self.text.get(open + 1..close) else { return };
@@ -357,6 +448,12 @@ impl<'a> Walk<'a> {
         }
         self.level == 0
     }
+}
+
+/// The opening quote of the string that closes at `close`: the last one before that no backslash escapes.
+fn opening_quote(text: &[u8], close: usize) -> usize {
+    let quotes = memchr::memrchr_iter(b'"', &text[..close]);
+    quotes.into_iter().find(|at| at.checked_sub(1).is_none_or(|before| text[before] != b'\\')).unwrap_or(close)
 }
 
 /// The colon behind the string that closes at `close`, if it is a name.

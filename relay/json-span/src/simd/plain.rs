@@ -45,9 +45,10 @@ impl Plain {
 
 impl Lanes for Plain {
     type Masks = PlainMasks;
+    type Found = ();
 
-    fn structure(self, stride: &[u8; STRIDE]) -> Structure<PlainMasks> {
-        Structure {
+    fn structure(self, stride: &[u8; STRIDE]) -> (Structure<PlainMasks>, ()) {
+        let structure = Structure {
             quote: Self::masks_of(stride, |byte| byte == b'"'),
             backslash: Self::masks_of(stride, |byte| byte == b'\\'),
             control: Self::masks_of(stride, |byte| byte < 0x20),
@@ -57,10 +58,11 @@ impl Lanes for Plain {
             colon: Self::masks_of(stride, |byte| byte == b':'),
             comma: Self::masks_of(stride, |byte| byte == b','),
             non_ascii: !stride.is_ascii(),
-        }
+        };
+        (structure, ())
     }
 
-    fn numerals(self, stride: &[u8; STRIDE]) -> Numerals<PlainMasks> {
+    fn numerals(self, stride: &[u8; STRIDE], (): ()) -> Numerals<PlainMasks> {
         Numerals {
             digit: Self::masks_of(stride, |byte| byte.is_ascii_digit()),
             zero: Self::masks_of(stride, |byte| byte == b'0'),
@@ -113,8 +115,8 @@ mod tests {
 
     fn agree<L: Lanes>(lanes: L, stride: &[u8; STRIDE]) {
         let plain = |masks: L::Masks| PlainMasks(lanes.words(masks));
-        let Structure { quote, backslash, control, white, open, close, colon, comma, non_ascii } =
-            lanes.structure(stride);
+        let (structure, found) = lanes.structure(stride);
+        let Structure { quote, backslash, control, white, open, close, colon, comma, non_ascii } = structure;
         let structure = Structure {
             quote: plain(quote),
             backslash: plain(backslash),
@@ -126,10 +128,10 @@ mod tests {
             comma: plain(comma),
             non_ascii,
         };
-        assert_eq!(structure, Plain.structure(stride));
-        let Numerals { digit, zero, minus, point } = lanes.numerals(stride);
+        assert_eq!(structure, Plain.structure(stride).0);
+        let Numerals { digit, zero, minus, point } = lanes.numerals(stride, found);
         let numerals = Numerals { digit: plain(digit), zero: plain(zero), minus: plain(minus), point: plain(point) };
-        assert_eq!(numerals, Plain.numerals(stride));
+        assert_eq!(numerals, Plain.numerals(stride, ()));
         let (blocks, _) = stride.as_chunks::<BLOCK>();
         for byte in [blocks[0][0], blocks[7][63], b'"'] {
             assert_eq!(lanes.equal(&blocks[3], byte), Plain.equal(&blocks[3], byte));

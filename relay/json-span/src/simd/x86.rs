@@ -14,7 +14,7 @@ const WHITE: [u8; 16] = *b"\x20\x10\x10\x10\x10\x10\x10\x10\x10\x09\x0a\x10\x10\
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Avx2(());
 
-/// Proof that the processor has these and AVX-512 F, BW, DQ and VL.
+/// Proof that the processor has these and AVX-512 F, BW, DQ, VL and VBMI, and GFNI: Ice Lake, Zen 4 and later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Avx512(());
 
@@ -37,22 +37,134 @@ impl Avx512 {
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512dq")
                 && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512vbmi")
+                && is_x86_feature_detected!("gfni")
         })?;
         Some(Self(()))
     }
 }
 
+/// Which class each byte of ASCII is in, as eight bits, so that what a class has is a bit or two of them.
+const CLASSES: [u8; 128] = {
+    let mut classes = [0; 128];
+    classes[b'"' as usize] = 0x01;
+    classes[b'\\' as usize] = 0x03;
+    classes[b'{' as usize] = 0x02;
+    classes[b'[' as usize] = 0x02;
+    classes[b'}' as usize] = 0x04;
+    classes[b']' as usize] = 0x04;
+    classes[b':' as usize] = 0x08;
+    let mut byte = 0;
+    while byte < 0x20 {
+        classes[byte] = 0x0c;
+        byte += 1;
+    }
+    classes[b' ' as usize] = 0x20;
+    classes[b'\t' as usize] |= 0x20;
+    classes[b'\n' as usize] |= 0x20;
+    classes[b'\r' as usize] |= 0x20;
+    classes[b',' as usize] = 0x10;
+    classes[b'-' as usize] = 0x80;
+    classes[b'.' as usize] = 0x90;
+    classes[b'0' as usize] = 0x60;
+    byte = b'1' as usize;
+    while byte <= b'9' as usize {
+        classes[byte] = 0x40;
+        byte += 1;
+    }
+    classes
+};
+
+/// Places of bytes that turn the eight bytes of each word round.
+const TURNED: [u8; 64] = {
+    let mut places = [0; 64];
+    let mut at = 0;
+    while at < 64 {
+        places[at] = (at ^ 7) as u8;
+        at += 1;
+    }
+    places
+};
+
+/// Places of bytes that bring the n-th byte of each word into the n-th word.
+const GATHERED: [u8; 64] = {
+    let mut places = [0; 64];
+    let mut at = 0;
+    while at < 64 {
+        places[at] = (at % 8 * 8 + at / 8) as u8;
+        at += 1;
+    }
+    places
+};
+
 impl Avx512 {
-    /// Bytes below U+0020.
+    /// Of 64 bytes, each eight of them turned round: the first bits of all, the second bits, and so on, a word of each.
     #[inline(always)]
-    fn controls(self, stride: &[u8; STRIDE]) -> Masks512 {
-        let mut words = [0; WORDS];
-        for (word, block) in words.iter_mut().zip(stride.as_chunks::<BLOCK>().0) {
-            // SAFETY: `self` proves the features; the load reads the 64 bytes of the block.
-            *word =
-                unsafe { _mm512_cmplt_epu8_mask(_mm512_loadu_si512(block.as_ptr().cast()), _mm512_set1_epi8(0x20)) };
+    fn by_bit(self, turned: __m512i) -> __m512i {
+        // SAFETY: `self` proves the features; the load reads the 64 bytes of the array.
+        unsafe {
+            let units = _mm512_set1_epi64(0x8040_2010_0804_0201_u64 as i64);
+            // Within each word first, and then from word to word.
+            let bits = _mm512_gf2p8affine_epi64_epi8::<0>(units, turned);
+            _mm512_permutexvar_epi8(_mm512_loadu_si512(GATHERED.as_ptr().cast()), bits)
         }
-        self.masks(in_memory(&words))
+    }
+
+    /// Each bit of the classes of a stride's bytes, and whether there is one beyond ASCII.
+    #[inline(always)]
+    fn class_bits(self, stride: &[u8; STRIDE]) -> ([Masks512; 8], bool) {
+        // SAFETY: `self` proves the features; each load reads the 64 bytes of an array.
+        unsafe {
+            let load = |bytes: &[u8; 64]| _mm512_loadu_si512(bytes.as_ptr().cast());
+            let (classes, _) = CLASSES.as_chunks::<64>();
+            let (low, high) = (load(&classes[0]), load(&classes[1]));
+            let turned = load(&TURNED);
+            let mut any = _mm512_setzero_si512();
+            let mut blocks = [_mm512_setzero_si512(); WORDS];
+            for (word, block) in blocks.iter_mut().zip(stride.as_chunks::<BLOCK>().0) {
+                let bytes = load(block);
+                any = _mm512_or_si512(any, bytes);
+                // DEL has no class, so let it stand for what is beyond.
+                let ascii = _mm512_min_epu8(bytes, _mm512_set1_epi8(0x7f));
+                let class = _mm512_permutex2var_epi8(low, _mm512_shuffle_epi8(ascii, turned), high);
+                *word = self.by_bit(class);
+            }
+            let [a, b, c, d, e, f, g, h] = blocks;
+            // Words of a block lie side by side: make it those of a bit.
+            let even = [
+                _mm512_unpacklo_epi64(a, b),
+                _mm512_unpacklo_epi64(c, d),
+                _mm512_unpacklo_epi64(e, f),
+                _mm512_unpacklo_epi64(g, h),
+            ];
+            let odd = [
+                _mm512_unpackhi_epi64(a, b),
+                _mm512_unpackhi_epi64(c, d),
+                _mm512_unpackhi_epi64(e, f),
+                _mm512_unpackhi_epi64(g, h),
+            ];
+            let ([a, c, e, g], [b, d, f, h]) = (transposed(even), transposed(odd));
+            ([a, b, c, d, e, f, g, h].map(Masks512), _mm512_movepi8_mask(any) != 0)
+        }
+    }
+}
+
+/// The first pairs of words of four, side by side, then the second ones, the third and the fourth.
+///
+/// # Safety
+/// AVX-512 F is there.
+#[inline(always)]
+unsafe fn transposed([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
+    // SAFETY: the caller's.
+    unsafe {
+        let (low, other_low) = (_mm512_shuffle_i64x2::<0x44>(a, b), _mm512_shuffle_i64x2::<0x44>(c, d));
+        let (high, other_high) = (_mm512_shuffle_i64x2::<0xee>(a, b), _mm512_shuffle_i64x2::<0xee>(c, d));
+        [
+            _mm512_shuffle_i64x2::<0x88>(low, other_low),
+            _mm512_shuffle_i64x2::<0xdd>(low, other_low),
+            _mm512_shuffle_i64x2::<0x88>(high, other_high),
+            _mm512_shuffle_i64x2::<0xdd>(high, other_high),
+        ]
     }
 }
 
@@ -140,9 +252,10 @@ impl Not for Masks512 {
 
 impl Lanes for Avx2 {
     type Masks = Masks256;
+    type Found = ();
 
     #[inline(always)]
-    fn structure(self, stride: &[u8; STRIDE]) -> Structure<Masks256> {
+    fn structure(self, stride: &[u8; STRIDE]) -> (Structure<Masks256>, ()) {
         let mut words = [[0; WORDS]; 8];
         let mut non_ascii = 0;
         for (at, block) in stride.as_chunks::<BLOCK>().0.iter().enumerate() {
@@ -184,11 +297,12 @@ impl Lanes for Avx2 {
             }
         }
         let [quote, backslash, control, white, open, close, colon, comma] = words.map(|words| self.masks(&words));
-        Structure { quote, backslash, control, white, open, close, colon, comma, non_ascii: non_ascii != 0 }
+        let non_ascii = non_ascii != 0;
+        (Structure { quote, backslash, control, white, open, close, colon, comma, non_ascii }, ())
     }
 
     #[inline(always)]
-    fn numerals(self, stride: &[u8; STRIDE]) -> Numerals<Masks256> {
+    fn numerals(self, stride: &[u8; STRIDE], (): ()) -> Numerals<Masks256> {
         let mut words = [[0; WORDS]; 4];
         for (at, block) in stride.as_chunks::<BLOCK>().0.iter().enumerate() {
             // SAFETY: as above.
@@ -304,69 +418,29 @@ impl Lanes for Avx2 {
 
 impl Lanes for Avx512 {
     type Masks = Masks512;
+    type Found = Numerals<Masks512>;
 
     #[inline(always)]
-    fn structure(self, stride: &[u8; STRIDE]) -> Structure<Masks512> {
-        let mut words = [[0; WORDS]; 7];
-        // SAFETY: `self` proves the features.
-        let (mut smallest, mut any) = unsafe { (_mm512_set1_epi8(-1), _mm512_setzero_si512()) };
-        for (at, block) in stride.as_chunks::<BLOCK>().0.iter().enumerate() {
-            // SAFETY: `self` proves the features; the load reads the 64 bytes of the block.
-            let found = unsafe {
-                let bytes = _mm512_loadu_si512(block.as_ptr().cast());
-                let equal = |bytes, byte: u8| _mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8(byte as i8));
-                let folded = _mm512_or_si512(bytes, _mm512_set1_epi8(0x20));
-                let white = _mm512_broadcast_i32x4(_mm_loadu_si128(WHITE.as_ptr().cast()));
-                (smallest, any) = (_mm512_min_epu8(smallest, bytes), _mm512_or_si512(any, bytes));
-                [
-                    equal(bytes, b'"'),
-                    equal(bytes, b'\\'),
-                    _mm512_cmpeq_epi8_mask(_mm512_shuffle_epi8(white, bytes), bytes),
-                    equal(folded, b'{'),
-                    equal(folded, b'}'),
-                    equal(bytes, b':'),
-                    equal(bytes, b','),
-                ]
-            };
-            for (words, found) in words.iter_mut().zip(found) {
-                words[at] = found;
-            }
-        }
-        let [quote, backslash, white, open, close, colon, comma] = in_memory(&words);
-        let (quote, backslash, white) = (self.masks(quote), self.masks(backslash), self.masks(white));
-        let (open, close) = (self.masks(open), self.masks(close));
-        let (colon, comma) = (self.masks(colon), self.masks(comma));
-        // SAFETY: `self` proves the features.
-        let (controls, non_ascii) =
-            unsafe { (_mm512_cmplt_epu8_mask(smallest, _mm512_set1_epi8(0x20)), _mm512_movepi8_mask(any)) };
-        // Most texts have none.
-        let control = if controls != 0 { self.controls(stride) } else { self.masks(&[0; WORDS]) };
-        Structure { quote, backslash, control, white, open, close, colon, comma, non_ascii: non_ascii != 0 }
+    fn structure(self, stride: &[u8; STRIDE]) -> (Structure<Masks512>, Numerals<Masks512>) {
+        let (bits, non_ascii) = self.class_bits(stride);
+        let [a, b, c, d, e, f, g, h] = bits;
+        let structure = Structure {
+            quote: a & !b,
+            backslash: a & b,
+            control: c & d,
+            white: f & !g,
+            open: b & !a,
+            close: c & !d,
+            colon: d & !c,
+            comma: e & !h,
+            non_ascii,
+        };
+        (structure, Numerals { digit: g, zero: f & g, minus: h & !e, point: e & h })
     }
 
     #[inline(always)]
-    fn numerals(self, stride: &[u8; STRIDE]) -> Numerals<Masks512> {
-        let mut words = [[0; WORDS]; 4];
-        for (at, block) in stride.as_chunks::<BLOCK>().0.iter().enumerate() {
-            // SAFETY: as above.
-            let found = unsafe {
-                let bytes = _mm512_loadu_si512(block.as_ptr().cast());
-                let equal = |bytes, byte: u8| _mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8(byte as i8));
-                let value = _mm512_sub_epi8(bytes, _mm512_set1_epi8(b'0' as i8));
-                [
-                    _mm512_cmplt_epu8_mask(value, _mm512_set1_epi8(10)),
-                    equal(bytes, b'0'),
-                    equal(bytes, b'-'),
-                    equal(bytes, b'.'),
-                ]
-            };
-            for (words, found) in words.iter_mut().zip(found) {
-                words[at] = found;
-            }
-        }
-        let [digit, zero, minus, point] = in_memory(&words);
-        let (digit, zero) = (self.masks(digit), self.masks(zero));
-        Numerals { digit, zero, minus: self.masks(minus), point: self.masks(point) }
+    fn numerals(self, _: &[u8; STRIDE], found: Numerals<Masks512>) -> Numerals<Masks512> {
+        found
     }
 
     #[inline(always)]
