@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use crate::blocks::BLOCK;
 use crate::fold::{fold_name, folded};
 use crate::query::Pick;
 use crate::scan::Kind;
@@ -28,7 +29,7 @@ const MOST_TAILS: usize = 8;
 /// What a known name looks like from its closing quote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Tail {
-    /// Bytes from the opening quote to the closing one, 2 to 63.
+    /// Bytes from the opening quote to the closing one, 2 to [`Tail::FARTHEST`].
     pub(crate) distance: u8,
     /// The byte before the closing quote.
     pub(crate) last: u8,
@@ -76,7 +77,7 @@ pub(crate) struct State {
     /// No child leads anywhere: the value's inside need not be followed.
     pub(crate) barren: bool,
     /// Only members whose names end like one of `tails` need a look: they are compared as they are written, they are neither empty
-    /// nor as long as a block, and other members are not taken themselves.
+    /// nor nearly as long as a block, and other members are not taken themselves.
     pub(crate) by_tail: bool,
     pub(crate) tails: Box<[Tail]>,
     /// Every element, and every member but the known ones, is in this very state and not taken: below it, containers open and close
@@ -168,9 +169,13 @@ impl Automaton {
 }
 
 impl Tail {
-    /// The tail of a name as it is written without escapes; none if it is empty or does not fit into a block.
+    /// However a name of `n` bytes is written with an escape, its last backslash stands at most `n + 5` bytes before the closing quote: the walk looks for one
+    /// in the quote's block and the one before, so these have to be less than a block and one byte.
+    const FARTHEST: u8 = BLOCK as u8 - 4;
+
+    /// The tail of a name as it is written without escapes; none if it is empty or too long.
     fn of(name: &[u8]) -> Option<Self> {
-        let distance = u8::try_from(name.len() + 1).ok().filter(|distance| *distance < 64)?;
+        let distance = u8::try_from(name.len() + 1).ok().filter(|distance| *distance <= Self::FARTHEST)?;
         Some(Self { distance, last: *name.last()? })
     }
 }

@@ -21,7 +21,7 @@
 use crate::automaton::Automaton;
 use crate::scan::{Hit, Scanner};
 use crate::simd::{Lanes, Structure};
-use crate::walk::{Brackets, Passed, Walk};
+use crate::walk::{Passed, RegionEnds, Walk};
 
 /// Bytes of a block, which a word has the bits for.
 pub(crate) const BLOCK: usize = 64;
@@ -312,8 +312,8 @@ fn take<L: Lanes>(
     let (colons, elements) = (lanes.words(colons), lanes.words(elements));
     let (mut passed, mut done_there) = (0, 0);
     if quiet && !escapes && walk.may_pass(place.base) {
-        let brackets = Brackets { all: &brackets, colons: &colons, elements: &elements };
-        match walk.pass(place.base, &brackets, &opens) {
+        let ends = RegionEnds { all: &brackets, colons: &colons, elements: &elements };
+        match walk.pass(place.base, &ends, &opens) {
             Passed::All => return Taken { wrong: false, non_ascii },
             Passed::Wrong => return Taken { wrong: true, non_ascii },
             Passed::To { block, done } => (passed, done_there) = (block, done),
@@ -351,7 +351,7 @@ pub(crate) struct Tokens {
     pub(crate) comma: u64,
     /// Closing quotes of what may be known names in the looping state that the stride began in.
     pub(crate) known: u64,
-    /// Bytes that were passed, up to and with a bracket.
+    /// Bytes that were passed, up to and with a bracket; none of most blocks.
     pub(crate) done: u64,
 }
 

@@ -96,11 +96,6 @@ impl<T: AsRef<[u8]>> Spliced<T> {
         Ok(Self { text, written, places, length })
     }
 
-    /// What it was made of.
-    pub fn text(&self) -> &T {
-        &self.text
-    }
-
     /// Bytes of all pieces together.
     pub fn len(&self) -> usize {
         self.length

@@ -64,7 +64,7 @@ struct Region<'t> {
 }
 
 /// The brackets of a stride, and which of them end a region that has a colon, or one that shows that its container is an array.
-pub(crate) struct Brackets<'t> {
+pub(crate) struct RegionEnds<'t> {
     pub(crate) all: &'t [u64; WORDS],
     pub(crate) colons: &'t [u64; WORDS],
     pub(crate) elements: &'t [u64; WORDS],
@@ -74,7 +74,7 @@ pub(crate) struct Brackets<'t> {
 pub(crate) enum Passed {
     /// Through all of it.
     All,
-    /// Into this block, through these bytes of it. What follows takes more than matching brackets.
+    /// Into this block, through these bytes of it, if any. What follows takes more than matching brackets.
     To { block: usize, done: u64 },
     /// The text is invalid.
     Wrong,
@@ -174,23 +174,24 @@ impl<'a> Walk<'a> {
     /// Whether brackets are all there is to see in a stride that begins in a looping state, and has neither a backslash nor what may be a known name.
     #[inline(always)]
     pub(crate) fn may_pass(&self, base: usize) -> bool {
-        // Not where a name may have begun with an escape, or the value behind a known one has yet to begin.
+        // Not where a known name may close that began with an escape, or the value behind one has yet to begin.
         !self.escapes_before && self.child_at < base
     }
 
-    /// Matches the brackets of such a stride, up to the one that leads back into a container in another state. `opens` are the opening quotes.
+    /// Matches the brackets of such a stride, up to the one that leads back into a container in another state, or a selected one: that one is left to
+    /// [`Walk::block`]. `opens` are the opening quotes.
     #[inline(always)]
-    pub(crate) fn pass(&mut self, base: usize, brackets: &Brackets<'_>, opens: &[u64; WORDS]) -> Passed {
+    pub(crate) fn pass(&mut self, base: usize, ends: &RegionEnds<'_>, opens: &[u64; WORDS]) -> Passed {
         // Kept out of memory, where every bracket would wait for the one before.
         let (mut container, mut level) = (self.container, self.level);
         let place = container & PLACE;
         let mut errors = 0;
         for (at, &open) in opens.iter().enumerate() {
-            let mut rest = brackets.all[at];
+            let mut rest = ends.all[at];
             while rest != 0 {
                 let lowest = rest & rest.wrapping_neg();
                 let bracket = Bracket::of(self.text[base + at * BLOCK + rest.trailing_zeros() as usize]);
-                errors |= lowest & misplaced(container, brackets.colons[at], brackets.elements[at]);
+                errors |= lowest & misplaced(container, ends.colons[at], ends.elements[at]);
                 errors |= bracket.mismatch(container);
                 let next = bracket.next(level);
                 if next > self.depth {
@@ -200,7 +201,7 @@ impl<'a> Walk<'a> {
                 let behind = bracket.choose(self.stack[next], place | bracket.kind);
                 if behind & PLACE != place {
                     (self.container, self.level) = (container, level);
-                    let before = brackets.all[at] & (lowest - 1);
+                    let before = ends.all[at] & (lowest - 1);
                     let done = u64::MAX.checked_shr(before.leading_zeros()).unwrap_or(0);
                     return if errors == 0 { Passed::To { block: at, done } } else { Passed::Wrong };
                 }
@@ -213,7 +214,7 @@ impl<'a> Walk<'a> {
         if errors == 0 { Passed::All } else { Passed::Wrong }
     }
 
-    /// Passes over a block inside a string.
+    /// Passes over a stride inside a string.
     #[inline(always)]
     pub(crate) fn skip(&mut self) {
         self.open_before = 0;
