@@ -16,7 +16,7 @@ use proxied::{Setup, TestCa, TlsServer};
 const HOST: &str = "api.shop.example";
 const CARD: &str = r#"{"card":"4111111111111111","kept":1.10}"#;
 
-/// A relay that rules and speaks HTTP/2 to a second one, which passes on to the backend.
+/// A relay that seals and speaks HTTP/2 to a second one, which passes on to the backend, and opens what it answers.
 struct Chain {
     first: Relay,
     second: Relay,
@@ -43,7 +43,8 @@ impl Chain {
             folder.path(),
             "second",
             &format!(
-                "{engine_line}\ngrace: 1s\ninbound:\n  - listen: {middle}\n    hosts: [{HOST}]\n    backend: http://{}\n    {site}\n",
+                "{engine_line}\ngrace: 1s\ninbound:\n  - listen: {middle}\n    hosts: [{HOST}]\n    backend: http://{}\n    {site}\n    \
+                 rules: [{{match: {{path: /open}}, response: {{open: [{{select: $.card, roles: [card]}}]}}}}]\n",
                 backend.address()
             ),
         );
@@ -81,6 +82,29 @@ fn values_are_sealed_on_their_way_over_http2() {
         assert_eq!(requests[0].header("content-length"), Some(&*sealed.len().to_string()));
         assert_eq!(requests[0].header("host"), Some(HOST));
         assert!(chain.connections() <= 1.0);
+    }
+}
+
+#[test]
+fn large_bodies_with_values_replaced_in_their_midst_arrive_whole() {
+    for tls in [false, true] {
+        let chain = Chain::start(Backend::echo(), tls);
+        for size in [3_000, 70_000, 400_000] {
+            let around =
+                |card: &str| format!(r#"{{"b":"{}","card":{card},"a":"{}"}}"#, "b".repeat(size), "a".repeat(size));
+            let (body, sealed) =
+                (around("\"4111111111111111\""), around(&format!("\"{}\"", token_of("card", 's', "4111111111111111"))));
+            let up = once(chain.entry, &json_request("POST", "/seal", HOST, &body));
+            assert!(
+                up.status == 200 && up.text() == sealed,
+                "{size} bytes: {} with {} bytes",
+                up.status,
+                up.body.len()
+            );
+            assert!(chain.backend.requests().pop().is_some_and(|request| request.text() == sealed));
+            let down = once(chain.entry, &json_request("POST", "/open", HOST, &sealed));
+            assert!(down.status == 200 && down.text() == body, "{size} bytes: {}", down.status);
+        }
     }
 }
 

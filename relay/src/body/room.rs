@@ -1,7 +1,7 @@
 //! How many bytes of bodies the whole process holds, and that they are never more than the rules file allows.
 //!
 //! What is counted is what has come, not what a `Content-Length` announces; and it counts for as long as its bytes live: [`Taken`] goes along with them,
-//! into what was spliced from them and on to whoever is slow to read that.
+//! into what was spliced from or with them, and on to whoever is slow to read that.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -3,12 +3,13 @@
 use std::io::IoSlice;
 use std::sync::Arc;
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use json_span::Spliced;
 
 use super::room::Held;
 
-/// What the codec is given of a body. The pieces of a spliced one go out side by side (`writev`), so that nothing copies what no rule selected.
+/// What the codec is given of a body. The pieces of a spliced one go out side by side (`writev`), so that nothing copies what no rule selected; what was
+/// replaced is held until the last of them is out, and no piece reaches into it.
 #[derive(Clone)]
 pub struct Text(Form);
 
@@ -18,18 +19,27 @@ enum Form {
     Pieces(Pieces),
 }
 
-/// A place in a spliced text.
+/// A part of a spliced text.
 #[derive(Clone)]
 struct Pieces {
     of: Arc<Spliced<Held>>,
+    /// The piece where it begins.
     number: usize,
-    /// Bytes of that piece that are gone. It has more than these, unless nothing is left at all.
+    /// Bytes of that piece before it. There are more than these, unless nothing is left of the text.
     gone: usize,
+    /// Its length.
     left: usize,
 }
 
 impl Pieces {
+    /// The bytes of the first piece that belong to it.
+    fn first(&self) -> &[u8] {
+        let rest = self.of.piece(self.number).and_then(|piece| piece.get(self.gone..)).unwrap_or_default();
+        &rest[..rest.len().min(self.left)]
+    }
+
     fn skip(&mut self, bytes: usize) {
+        debug_assert!(bytes <= self.left, "there is no more");
         self.left = self.left.saturating_sub(bytes);
         self.gone += bytes;
         while let Some(piece) = self.of.piece(self.number)
@@ -64,6 +74,20 @@ impl Text {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// Takes at most so many bytes off its front, without copying them.
+    #[must_use]
+    pub fn take_front(&mut self, most: usize) -> Self {
+        let count = most.min(self.len());
+        Self(match &mut self.0 {
+            Form::One(bytes) => Form::One(bytes.split_to(count)),
+            Form::Pieces(pieces) => {
+                let front = Pieces { left: count, ..pieces.clone() };
+                pieces.skip(count);
+                Form::Pieces(front)
+            }
+        })
+    }
 }
 
 impl From<Bytes> for Text {
@@ -80,9 +104,7 @@ impl Buf for Text {
     fn chunk(&self) -> &[u8] {
         match &self.0 {
             Form::One(bytes) => bytes,
-            Form::Pieces(pieces) => {
-                pieces.of.piece(pieces.number).and_then(|p| p.get(pieces.gone..)).unwrap_or_default()
-            }
+            Form::Pieces(pieces) => pieces.first(),
         }
     }
 
@@ -98,15 +120,18 @@ impl Buf for Text {
             Form::One(bytes) => return bytes.chunks_vectored(slices),
             Form::Pieces(pieces) => pieces,
         };
-        let mut filled = 0;
-        let mut gone = pieces.gone;
+        let (mut filled, mut gone, mut left) = (0, pieces.gone, pieces.left);
         for number in pieces.number.. {
             let (Some(slice), Some(piece)) = (slices.get_mut(filled), pieces.of.piece(number)) else { break };
             let rest = piece.get(gone..).unwrap_or_default();
-            gone = 0;
+            let rest = &rest[..rest.len().min(left)];
+            (gone, left) = (0, left - rest.len());
             if !rest.is_empty() {
                 *slice = IoSlice::new(rest);
                 filled += 1;
+            }
+            if left == 0 {
+                break;
             }
         }
         filled
@@ -116,14 +141,9 @@ impl Buf for Text {
         if let Form::One(bytes) = &mut self.0 {
             return bytes.copy_to_bytes(count);
         }
-        let mut copy = Vec::with_capacity(count);
-        while copy.len() < count && !self.is_empty() {
-            let chunk = self.chunk();
-            let part = chunk.len().min(count - copy.len());
-            copy.extend_from_slice(&chunk[..part]);
-            self.advance(part);
-        }
-        copy.into()
+        let mut copy = BytesMut::with_capacity(count.min(self.len()));
+        copy.put(self.take(count));
+        copy.freeze()
     }
 }
 
@@ -174,12 +194,21 @@ mod tests {
                 for slices in [1, 2, 16] {
                     assert_eq!(written_by_pieces(text.clone(), most, slices), whole);
                 }
-                let (mut rest, mut out) = (text.clone(), Vec::new());
+                let (mut rest, mut copied) = (text.clone(), Vec::new());
                 while rest.has_remaining() {
                     let count = most.min(rest.remaining());
-                    out.extend_from_slice(&rest.copy_to_bytes(count));
+                    copied.extend_from_slice(&rest.copy_to_bytes(count));
                 }
-                assert_eq!(out, whole.as_bytes());
+                assert_eq!(copied, whole.as_bytes());
+                for mut rest in [text.clone(), Text::from(Bytes::from(whole))] {
+                    let mut fronts = String::new();
+                    while !rest.is_empty() {
+                        let front = rest.take_front(most);
+                        assert!(!front.is_empty() && front.len() <= most);
+                        fronts += &written_by_pieces(front, 2, 3);
+                    }
+                    assert_eq!(fronts, whole);
+                }
             }
             assert_eq!(written_by_pieces(Text::from(Bytes::from(whole)), 3, 4), whole);
         }

@@ -110,16 +110,22 @@ pub async fn transform<S>(
     }
     let edits = edits(plan, &held.text, engine, context, side, &mut report).await?;
     // Where there is nothing to edit, the scan went over every byte, and all of nothing is replaced.
-    let replaced = if edits.is_empty() {
-        Replaced::all(Text::from(held.keep()))
-    } else {
+    let text = if edits.is_empty() {
+        Text::from(held.keep())
+    } else if edits.part_far(held.text.len()) {
         let both = held.text.len() + edits.written.capacity();
         held.taken.reach_blocks(both).map_err(|full| full.failure(side))?;
-        let spliced = Spliced::new(held, edits.written, edits.places).map_err(|_| Failure::Internal)?;
-        Replaced::all(Text::spliced(spliced))
+        Text::spliced(Spliced::new(held, edits.written, edits.places).map_err(|_| Failure::Internal)?)
+    } else {
+        let spliced = json_span::splice(&held.text, &edits.replacements()).map_err(|_| Failure::Internal)?;
+        held.taken.reach(spliced.len()).map_err(|full| full.failure(side))?;
+        Text::from(held.taken.keep(spliced.into()))
     };
-    Ok(Transformed { body: Sealed::replaced(replaced), report })
+    Ok(Transformed { body: Sealed::replaced(Replaced::all(text)), report })
 }
+
+/// Bytes of a piece, in the mean, from which on a spliced text is sent in pieces. Many short ones would cost the codec, TLS and the kernel more than one copy.
+const PIECE_WORTH_SENDING: usize = 1024;
 
 /// What replaces every value of a text that a plan claims.
 #[derive(Default)]
@@ -133,6 +139,11 @@ impl Edits {
     /// Whether the text stays as it is.
     pub(super) fn is_empty(&self) -> bool {
         self.places.is_empty()
+    }
+
+    /// Whether they part a text of this length into pieces that are worth sending by themselves.
+    fn part_far(&self, text: usize) -> bool {
+        (text + self.written.len()) / (2 * self.places.len() + 1) >= PIECE_WORTH_SENDING
     }
 
     /// The spans and their replacements, in order.

@@ -395,6 +395,8 @@ impl<'a> Exchange<'a> {
         let deadline = &self.shared.conversation.deadline;
         let length = body.content_length();
         let outgoing = body.send().ok_or(Failure::Internal)?;
+        // What is tried again is what came back unsent, so nothing else need hold the text.
+        drop(body);
         let up = UpBody::new(outgoing, self.shared.conversation, limits);
         let mut request = Request::from_parts(head, up);
         frame(&mut request, length);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body, Frame, SizeHint};
 
@@ -290,8 +290,8 @@ impl DownBody {
             Down::Whole(whole) => return Pin::new(whole).poll_frame(cx).map_err(|never| match never {}),
             Down::Pieces(rest) => {
                 body.done.conversation.moves();
-                let piece = rest.copy_to_bytes(rest.len().min(PIECE));
-                Poll::Ready((!piece.is_empty()).then(|| Ok(Frame::data(piece))))
+                let piece = rest.take_front(PIECE);
+                return Poll::Ready((!piece.is_empty()).then(|| Ok(Frame::data(piece))));
             }
             Down::Stream(stream) => match Pin::new(&mut **stream).poll_frame(cx) {
                 Poll::Ready(frame) => {
