@@ -48,7 +48,7 @@ pub fn proxy_header(bytes: &[u8]) {
 
 /// Both passes over the text say the same, serde_json agrees on what is JSON, and what is selected is exactly one value each, in order, and can be replaced.
 pub fn json_scan(text: &[u8]) {
-    static PROGRAMS: LazyLock<[Program; 3]> = LazyLock::new(|| {
+    static PROGRAMS: LazyLock<[Program; 4]> = LazyLock::new(|| {
         let program = |selectors: &[&str]| {
             let parse = |selector: &&str| Selector::parse(selector, SelectorOptions::default()).expect("a selector");
             Program::new(selectors.iter().map(parse).collect())
@@ -57,6 +57,8 @@ pub fn json_scan(text: &[u8]) {
             program(&[]),
             program(&["$.a", "$..b", "$[0]", "$[*].a", "$.a[1:3]", "$['\\u0061','c'].b", "$..*"]),
             program(&["$[-1]", "$[?@.a == 1]", "$..[?@.b]", "$.a[::-1]"]),
+            // Little else than names at any depth: most brackets are matched and no more.
+            program(&["$..b", "$.a.a", "$..['a name of fifty-nine bytes, the longest one that has a tail']"]),
         ]
     });
     let limits = Limits::default();

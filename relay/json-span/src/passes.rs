@@ -388,7 +388,12 @@ const NAMES: &[(&str, &str)] = &[
     ("", ""),
     ("a name that is as long as a block of the scan is, and some more text", "-"),
     (r#"a\""#, "a\""),
+    (LONG, LONG),
+    (r"\u0061 name of sixty bytes, as long as none may be to have a tail", LONG),
 ];
+
+/// A name whose last escape can stand two blocks before its end.
+const LONG: &str = "a name of sixty bytes, as long as none may be to have a tail";
 
 fn docs() -> impl Strategy<Value = Doc> {
     proptest::sample::select(SCALARS).prop_map(Doc::Scalar).prop_recursive(5, 60, 6, |inner| {
@@ -453,7 +458,7 @@ enum Part {
 fn parts() -> impl Strategy<Value = Vec<(bool, Vec<Part>)>> {
     let bound = || prop_oneof![Just(None), (-3i64..5).prop_map(Some)];
     let part = prop_oneof![
-        4 => proptest::sample::select(&["a", "b", "c", "A", "card", "", "a\""][..]).prop_map(Part::Name),
+        4 => proptest::sample::select(&["a", "b", "c", "A", "card", "", "a\"", LONG][..]).prop_map(Part::Name),
         2 => Just(Part::Any),
         2 => (-3i64..4).prop_map(Part::Index),
         1 => (bound(), bound(), -2i64..4).prop_map(|(start, end, step)| Part::Slice(start, end, step)),
@@ -519,7 +524,13 @@ fn leaves<'v>(value: &'v Value, found: &mut Vec<&'v Value>) {
 }
 
 const BLANKS: &[&str] =
-    &["", "", "", " ", "\n  ", "\t", "\r\n                                                              "];
+    &["", "", "", " ", "\n  ", "\t", "\r\n                                                              ", FAR];
+
+/// More than a stride.
+const FAR: &str = match std::str::from_utf8(&[b' '; 600]) {
+    Ok(blanks) => blanks,
+    Err(_) => "",
+};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
