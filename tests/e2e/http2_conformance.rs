@@ -609,7 +609,8 @@ fn every_section_of_the_rfcs_is_kept_over_tls_and_plain() {
     }
 }
 
-/// An answer may come before its request has ended. What came together with the head is held against the stream's windows all the same.
+/// An answer may come before its request has ended. What comes together with the head, or when the answer's own head is out, is held against the stream's
+/// windows all the same.
 #[test]
 fn an_early_answer_excuses_no_breach_of_flow_control() {
     let (folder, secure) = (folder(), port::free());
@@ -622,11 +623,21 @@ fn an_early_answer_excuses_no_breach_of_flow_control() {
         port::free()
     );
     let _relay = Relay::start(folder.path(), "relay", &rules);
-    let over = [post(1), window(1, i32::MAX as u32), window(1, i32::MAX as u32)].concat();
+    let over = [window(1, i32::MAX as u32), window(1, i32::MAX as u32)].concat();
+    let mut after_the_head = 0;
     for _ in 0..20 {
-        let mut frames = Frames::over(tls(secure, &folder.path().join("site-ca.pem")), &[]);
+        let open = || Frames::over(tls(secure, &folder.path().join("site-ca.pem")), &[]);
+        let is_reset = |frame: &Frame| frame.kind == kind::RST_STREAM;
+        let is_told = |told: Vec<Frame>| told.last().is_some_and(|frame| frame.payload == FLOW_CONTROL.to_be_bytes());
+        let mut frames = open();
+        frames.send_bytes(&[&post(1)[..], &over].concat()).expect("sent");
+        assert!(is_told(frames.until(is_reset).expect("a reset")));
+        let mut frames = open();
+        frames.send_bytes(&post(1)).expect("sent");
+        frames.until(|frame| frame.kind == kind::HEADERS).expect("an answer");
         frames.send_bytes(&over).expect("sent");
-        let told = frames.until(|frame| frame.kind == kind::RST_STREAM).expect("a reset");
-        assert_eq!(told.last().map(|frame| frame.payload.clone()), Some(FLOW_CONTROL.to_be_bytes().to_vec()));
+        after_the_head += u32::from(frames.until(is_reset).is_ok_and(is_told));
     }
+    // The answer's end waits for 20 ms only, and this test may have to wait for its turn on the processor.
+    assert!(after_the_head > 0, "the relay looks at nothing that comes behind its answer's head");
 }
