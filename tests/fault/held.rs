@@ -39,6 +39,8 @@ inbound:
     rules:
       - match: {{methods: [POST], path: /seal}}
         request: {{seal: [{{select: $.card, role: card}}]}}
+      - match: {{methods: [POST], path: /many}}
+        request: {{seal: [{{select: $..n, role: card}}]}}
       - match: {{path: /shown}}
         response: {{seal: [{{select: $.card, role: card}}]}}
 api: {{listen: "{api}"}}
@@ -142,12 +144,38 @@ fn an_answer_counts_until_its_client_has_read_it() {
     let stack = Stack::start(Backend::start(move |_| Some(answer(200, "application/json", large.as_bytes()))));
     let mut slow = Connection::open(stack.inbound);
     slow.send(format!("GET /shown HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes()).expect("a request");
-    let done = r#"e3_relay_requests_total{outcome="ok",rule="2",side="inbound",site="api.shop.example",status="200"}"#;
+    let done = r#"e3_relay_requests_total{outcome="ok",rule="3",side="inbound",site="api.shop.example",status="200"}"#;
     eventually("an answer on its way", || (stack.relay.metric(done) == Some(1.0)).then_some(()));
     assert!(stack.held() > 15 * MIB, "{}", stack.held());
     let answer = slow.answer().expect("an answer");
     assert!(answer.text().starts_with(r#"{"card":"e3v1.card.s."#));
     eventually("nothing held", || (stack.held() == 0).then_some(()));
+}
+
+#[test]
+fn what_stands_in_the_place_of_values_counts_too() {
+    let stack = Stack::start(Backend::echo());
+    let large = |name: &str| format!(r#"{{"{name}":"{}"}}"#, "4".repeat(900 * 1024));
+    let many = |name: &str| format!("[{}0]", format!(r#"{{"{name}":"4111111111111111"}},"#).repeat(15_000));
+    let post = |path: &str, body: &str| once(stack.inbound, &json_request("POST", path, HOST, body));
+    // Neither one long value nor many short ones leave room for what they become, as they do for themselves.
+    for (path, name, left, body) in [
+        ("/seal", "card", MIB, &large as &dyn Fn(&str) -> String),
+        ("/many", "n", MIB / 2, &many as &dyn Fn(&str) -> String),
+    ] {
+        let mut holding: Vec<Connection> = (0..7).map(|_| stack.unfinished(MOST / 8)).collect();
+        holding.push(stack.unfinished(MOST / 8 - left));
+        eventually("little room", || (stack.held() == MOST - left).then_some(()));
+        let before = stack.backend.requests().len();
+        let refused = post(path, &body(name));
+        assert_eq!((refused.status, refused.text().contains("relay/overloaded")), (503, true), "{path}");
+        assert_eq!(stack.backend.requests().len(), before, "something was forwarded");
+        assert_eq!(post(path, &body("other")).status, 200, "{path}");
+        drop(holding);
+        eventually("nothing held", || (stack.held() == 0).then_some(()));
+        assert_eq!(post(path, &body(name)).status, 200, "{path}");
+        eventually("nothing held", || (stack.held() == 0).then_some(()));
+    }
 }
 
 #[test]

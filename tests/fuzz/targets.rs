@@ -48,7 +48,7 @@ pub fn proxy_header(bytes: &[u8]) {
 
 /// Both passes over the text say the same, serde_json agrees on what is JSON, and what is selected is exactly one value each, in order, and can be replaced.
 pub fn json_scan(text: &[u8]) {
-    static PROGRAMS: LazyLock<[Program; 4]> = LazyLock::new(|| {
+    static PROGRAMS: LazyLock<[Program; 5]> = LazyLock::new(|| {
         let program = |selectors: &[&str]| {
             let parse = |selector: &&str| Selector::parse(selector, SelectorOptions::default()).expect("a selector");
             Program::new(selectors.iter().map(parse).collect())
@@ -59,6 +59,8 @@ pub fn json_scan(text: &[u8]) {
             program(&["$[-1]", "$[?@.a == 1]", "$..[?@.b]", "$.a[::-1]"]),
             // Little else than names at any depth: most brackets are matched and no more.
             program(&["$..b", "$.a.a", "$..['a name of fifty-nine bytes, the longest one that has a tail']"]),
+            // Spelled with an escape, this one can begin two blocks before it ends.
+            program(&["$..['a name of sixty bytes, as long as none may be to have a tail']"]),
         ]
     });
     let limits = Limits::default();
