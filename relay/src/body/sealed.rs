@@ -3,7 +3,7 @@
 //! A [`Sealed`] is made in exactly four ways: the rules proved that they do not select the message ([`Sealed::untouched`]),
 //! there is no body ([`Sealed::none`]), every planned value was replaced (by [`super::transform`], through [`Replaced`]), or the body
 //! is a stream of records each of which is [`Replaced`] before it leaves (by [`super::records`]).
-//! It is not `Clone`, and a retry can send nothing but what it holds.
+//! It is not `Clone`, and is sent once: a retry can send nothing but what came back of it.
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll, ready};
@@ -23,11 +23,11 @@ pub struct Sealed<S>(Inner<S>);
 enum Inner<S> {
     None,
     Whole(Text),
-    Stream(Option<S>),
-    Records(Option<Box<SealedRecords>>),
+    Stream(S),
+    Records(Box<SealedRecords>),
 }
 
-/// What one attempt sends.
+/// What is sent.
 pub enum Outgoing<S> {
     /// No body.
     None,
@@ -82,7 +82,7 @@ impl<S> Sealed<S> {
     /// A body that no rule selects; it streams through as it is.
     #[must_use]
     pub fn untouched(_proof: Unruled, stream: S) -> Self {
-        Self(Inner::Stream(Some(stream)))
+        Self(Inner::Stream(stream))
     }
 
     /// No body at all: nothing that could leak.
@@ -96,7 +96,7 @@ impl<S> Sealed<S> {
     }
 
     pub(super) fn records(good: VecDeque<Replaced>, rest: Records) -> Self {
-        Self(Inner::Records(Some(Box::new(SealedRecords { good, rest }))))
+        Self(Inner::Records(Box::new(SealedRecords { good, rest })))
     }
 
     /// Exact length in bytes, unless the body streams.
@@ -109,19 +109,14 @@ impl<S> Sealed<S> {
         }
     }
 
-    /// Whether [`Sealed::send`] can be called again for another attempt.
+    /// What is sent, once: another attempt sends what came back of it unsent.
     #[must_use]
-    pub fn is_replayable(&self) -> bool {
-        !matches!(self.0, Inner::Stream(_) | Inner::Records(_))
-    }
-
-    /// What the next attempt sends; `None` when the stream was handed out already.
-    pub fn send(&mut self) -> Option<Outgoing<S>> {
-        match &mut self.0 {
-            Inner::None => Some(Outgoing::None),
-            Inner::Whole(text) => Some(Outgoing::Whole(text.clone())),
-            Inner::Stream(stream) => stream.take().map(Outgoing::Stream),
-            Inner::Records(records) => records.take().map(Outgoing::Records),
+    pub fn send(self) -> Outgoing<S> {
+        match self.0 {
+            Inner::None => Outgoing::None,
+            Inner::Whole(text) => Outgoing::Whole(text),
+            Inner::Stream(stream) => Outgoing::Stream(stream),
+            Inner::Records(records) => Outgoing::Records(records),
         }
     }
 }

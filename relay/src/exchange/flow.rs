@@ -390,14 +390,11 @@ impl<'a> Exchange<'a> {
 
     /// Sends the request. Again, on a fresh connection, where nothing of it reached a server, or where an idle connection broke under a request that
     /// has no body and may be repeated (RFC 9110 §9.2.2).
-    async fn send(&mut self, head: Parts, mut body: Sealed<Arriving>) -> Result<Response<Driven>, Failure> {
+    async fn send(&mut self, head: Parts, body: Sealed<Arriving>) -> Result<Response<Driven>, Failure> {
         let limits = &self.site.site.limits;
         let deadline = &self.shared.conversation.deadline;
         let length = body.content_length();
-        let outgoing = body.send().ok_or(Failure::Internal)?;
-        // What is tried again is what came back unsent, so nothing else need hold the text.
-        drop(body);
-        let up = UpBody::new(outgoing, self.shared.conversation, limits);
+        let up = UpBody::new(body.send(), self.shared.conversation, limits);
         let mut request = Request::from_parts(head, up);
         frame(&mut request, length);
         let may_repeat = request.body().is_end_stream() && request.method().is_idempotent();
@@ -543,7 +540,7 @@ impl<'a> Exchange<'a> {
             return Ok(Passed::Whole(head, Bytes::new().into()));
         }
         media?;
-        let (mut sealed, report) = self.transformed::<Driven>(&plan, held, method.as_str(), Side::Response).await?;
+        let (sealed, report) = self.transformed::<Driven>(&plan, held, method.as_str(), Side::Response).await?;
         if report.edited {
             headers::drop_integrity(&mut head.headers);
         }
@@ -554,9 +551,9 @@ impl<'a> Exchange<'a> {
         head.headers.remove(header::CONTENT_LENGTH);
         head.headers.remove(header::ACCEPT_RANGES);
         match sealed.send() {
-            Some(Outgoing::Whole(text)) => Ok(Passed::Whole(head, text)),
-            Some(Outgoing::None) => Ok(Passed::Whole(head, Bytes::new().into())),
-            Some(Outgoing::Stream(_) | Outgoing::Records(_)) | None => Err(Failure::Internal),
+            Outgoing::Whole(text) => Ok(Passed::Whole(head, text)),
+            Outgoing::None => Ok(Passed::Whole(head, Bytes::new().into())),
+            Outgoing::Stream(_) | Outgoing::Records(_) => Err(Failure::Internal),
         }
     }
 

@@ -202,7 +202,7 @@ impl Exchange<'_> {
         let waited = self.clock();
         let begun = conversation.deadline.bound(records.begin::<Driven>(opening)).await;
         self.upstream_time += super::flow::since(waited);
-        let mut sealed = begun.unwrap_or(Err(Failure::UpstreamTimeout))?;
+        let sealed = begun.unwrap_or(Err(Failure::UpstreamTimeout))?;
         headers::drop_integrity(&mut head.headers);
         if opens {
             head.headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -211,9 +211,9 @@ impl Exchange<'_> {
             head.headers.remove(gone);
         }
         let mut records = match sealed.send() {
-            Some(Outgoing::Records(records)) => records,
-            Some(Outgoing::None) => return Ok(Passed::Whole(head, Bytes::new().into())),
-            Some(Outgoing::Whole(_) | Outgoing::Stream(_)) | None => return Err(Failure::Internal),
+            Outgoing::Records(records) => records,
+            Outgoing::None => return Ok(Passed::Whole(head, Bytes::new().into())),
+            Outgoing::Whole(_) | Outgoing::Stream(_) => return Err(Failure::Internal),
         };
         if self.old_client {
             // Its answer would end with the connection, and a cut would look like an end: it gets all of it or nothing.
